@@ -1,0 +1,45 @@
+# Every target works from a bare checkout: it needs Python 3.11 or later and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+DATA ?= default.etcd
+
+.PHONY: help run test lint protos bench cluster soak dist lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rusd needs Python 3.11 or later; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+run: $(READY)  ## serve one member on 127.0.0.1:2379, data in ./default.etcd (DATA=...)
+	$(BIN)/rusd --data-dir $(DATA)
+
+test: lint  ## lint, type-check and run all tests
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(READY)  ## ruff, mypy --strict, and that generated code is current
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python protos/generate.py --check
+
+protos: $(READY)  ## regenerate rusd/pb from protos/
+	$(BIN)/python protos/generate.py
+
+bench: $(READY)  ## measure rusd beside real etcd; writes docs/benchmarks.md
+	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+dist: $(READY)  ## build the wheel and the source distribution into dist/
+	$(BIN)/python -m build --no-isolation
+
+lock: $(READY)  ## resolve pyproject.toml again into requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements.lock
+
+clean:  ## remove the virtual environment and build output
+	rm -rf $(VENV) dist
