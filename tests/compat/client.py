@@ -1,0 +1,230 @@
+"""A gRPC client that keeps whatever a server answers, made comparable with another server's answer.
+
+Ids of members and clusters, Raft terms and the passing of time differ between two servers that
+behave alike; `comparable` takes them out of an answer and leaves the rest.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from rusd.pb import kv_pb2 as kv
+from rusd.pb import rpc_pb2 as rpc
+
+ANSWER_SECONDS = 30.0
+
+_METHODS: dict[str, tuple[str, type[Message]]] = {
+    "Range": ("/etcdserverpb.KV/Range", rpc.RangeResponse),
+    "Put": ("/etcdserverpb.KV/Put", rpc.PutResponse),
+    "DeleteRange": ("/etcdserverpb.KV/DeleteRange", rpc.DeleteRangeResponse),
+    "Txn": ("/etcdserverpb.KV/Txn", rpc.TxnResponse),
+    "Compact": ("/etcdserverpb.KV/Compact", rpc.CompactionResponse),
+    "LeaseGrant": ("/etcdserverpb.Lease/LeaseGrant", rpc.LeaseGrantResponse),
+    "LeaseRevoke": ("/etcdserverpb.Lease/LeaseRevoke", rpc.LeaseRevokeResponse),
+    "LeaseTimeToLive": ("/etcdserverpb.Lease/LeaseTimeToLive", rpc.LeaseTimeToLiveResponse),
+    "LeaseLeases": ("/etcdserverpb.Lease/LeaseLeases", rpc.LeaseLeasesResponse),
+    "HashKV": ("/etcdserverpb.Maintenance/HashKV", rpc.HashKVResponse),
+    "Alarm": ("/etcdserverpb.Maintenance/Alarm", rpc.AlarmResponse),
+}
+_KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
+_WATCH = "/etcdserverpb.Watch/Watch"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a call came back with: a response, or a status code and its text."""
+
+    response: Message | None
+    code: str = "OK"
+    details: str = ""
+
+    def __str__(self) -> str:
+        """One line for a report."""
+        if self.response is None:
+            return f"{self.code}: {self.details}"
+        return f"{type(self.response).__name__} {{ {one_line(self.response)} }}"
+
+
+def one_line(message: Message) -> str:
+    """Print a message's fields on one line."""
+    return " ".join(str(message).split())
+
+
+def comparable(message: Message) -> Message:
+    """Take out of `message` what may differ between two like servers; returns the same object."""
+    if isinstance(message, rpc.ResponseHeader):
+        # A header of a nested answer may be without ids, so that one was there is kept.
+        message.cluster_id = min(message.cluster_id, 1)
+        message.member_id = min(message.member_id, 1)
+        message.raft_term = min(message.raft_term, 1)
+    elif isinstance(message, rpc.LeaseTimeToLiveResponse):
+        message.TTL = min(message.TTL, 1)  # -1 says that there is no such lease
+        message.keys[:] = sorted(message.keys)
+    elif isinstance(message, rpc.LeaseLeasesResponse):
+        message.leases.sort(key=lambda lease: lease.ID)
+    elif isinstance(message, rpc.HashKVResponse):
+        # The hash is over each server's own storage; hash_revision is younger than etcd 3.5.
+        message.hash = 0
+        message.hash_revision = 0
+    for descriptor, value in message.ListFields():
+        if descriptor.type == descriptor.TYPE_MESSAGE:
+            for inner in (value,) if isinstance(value, Message) else value:
+                comparable(inner)
+    return message
+
+
+class WatchStream:
+    """One Watch call: sends requests, and sorts what arrives by what it tells.
+
+    `controls` are answers to creates and cancels, `progress` those to progress requests, `events`
+    has every event by watch id since the watcher with that id was created. `faults` lists broken
+    promises that need no second server to see.
+    """
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        """Open the stream."""
+        self.controls: list[Message] = []
+        self.progress: list[rpc.WatchResponse] = []
+        self.events: dict[int, list[kv.Event]] = {}
+        self.faults: list[str] = []
+        self._changed = threading.Condition()
+        self._requests: queue.SimpleQueue[rpc.WatchRequest | None] = queue.SimpleQueue()
+        self._call = channel.stream_stream(
+            _WATCH,
+            request_serializer=rpc.WatchRequest.SerializeToString,
+            response_deserializer=rpc.WatchResponse.FromString,
+        )(self._sent())
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def send(self, request: rpc.WatchRequest) -> None:
+        """Send one request."""
+        self._requests.put(request)
+
+    def wait(self, done: Callable[[], bool], seconds: float) -> bool:
+        """Wait until `done`, which is asked after every answer, holds; False if it is too late."""
+        with self._changed:
+            return self._changed.wait_for(done, seconds)
+
+    def await_controls(self, count: int) -> list[Message]:
+        """Wait for `count` control answers; return those that came in time."""
+        self.wait(lambda: len(self.controls) >= count or bool(self.faults), ANSWER_SECONDS)
+        return list(self.controls)
+
+    def await_events(self, watch_id: int, count: int) -> list[kv.Event]:
+        """Wait for `count` events of a watcher; return those that came in time."""
+        self.wait(lambda: len(self.events[watch_id]) >= count or bool(self.faults), ANSWER_SECONDS)
+        return list(self.events[watch_id])
+
+    def close(self) -> None:
+        """Cancel the call and end its threads."""
+        self._call.cancel()
+        self._requests.put(None)
+        self._reader.join(ANSWER_SECONDS)
+
+    def _sent(self) -> Iterator[rpc.WatchRequest]:
+        while (request := self._requests.get()) is not None:
+            yield request
+
+    def _read(self) -> None:
+        try:
+            for response in self._call:
+                with self._changed:
+                    self._take(response)
+                    self._changed.notify_all()
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.CANCELLED:
+                with self._changed:
+                    self.faults.append(f"the stream ended: {error.code().name} {error.details()}")
+                    self._changed.notify_all()
+
+    def _take(self, response: rpc.WatchResponse) -> None:
+        if response.created and not response.canceled:
+            self.events[response.watch_id] = []
+        if response.created or response.canceled:
+            self.controls.append(comparable(response))
+            if response.events:
+                self.faults.append(f"a control answer has events: {one_line(response)}")
+        elif not response.events:
+            self.progress.append(response)
+        else:
+            self._take_events(response)
+
+    def _take_events(self, response: rpc.WatchResponse) -> None:
+        known = self.events.get(response.watch_id)
+        if known is None:
+            self.faults.append(f"events for an unknown watcher: {one_line(response)}")
+            return
+        first = response.events[0].kv.mod_revision
+        if known and first <= known[-1].kv.mod_revision:
+            self.faults.append(
+                f"watcher {response.watch_id}: revision {first} is split or repeated"
+            )
+        known.extend(response.events)
+        if response.header.revision < known[-1].kv.mod_revision:
+            self.faults.append(f"the header is older than the events: {one_line(response)}")
+
+
+class Client:
+    """All calls to one server, over one channel."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        """Take over the channel, which `close` closes."""
+        self._channel = channel
+        self._unary = {
+            name: channel.unary_unary(
+                path,
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=kind.FromString,
+            )
+            for name, (path, kind) in _METHODS.items()
+        }
+
+    def begin(self, method: str, request: Message) -> Callable[[], Answer]:
+        """Send a unary call; what is returned waits for its answer."""
+        call = self._unary[method].future(request, timeout=ANSWER_SECONDS)
+        return lambda: _answer(call.result)
+
+    def call(self, method: str, request: Message) -> Answer:
+        """Send a unary call and wait for its answer."""
+        return self.begin(method, request)()
+
+    def keep_alive(self, lease: int) -> Answer:
+        """Refresh one lease on a stream of its own."""
+        call = self._channel.stream_stream(
+            _KEEP_ALIVE,
+            request_serializer=rpc.LeaseKeepAliveRequest.SerializeToString,
+            response_deserializer=rpc.LeaseKeepAliveResponse.FromString,
+        )(iter([rpc.LeaseKeepAliveRequest(ID=lease)]), timeout=ANSWER_SECONDS)
+        return _answer(lambda: next(call))
+
+    def watch_stream(self) -> WatchStream:
+        """Open a Watch stream."""
+        return WatchStream(self._channel)
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+
+def _answer(result: Callable[[], Message]) -> Answer:
+    try:
+        return Answer(comparable(result()))
+    except grpc.RpcError as error:
+        return Answer(None, error.code().name, error.details())
+
+
+def eventually(attempt: Callable[[], T | None], seconds: float, every: float) -> T | None:
+    """Repeat `attempt` until it gives something, at most for `seconds`."""
+    deadline = time.monotonic() + seconds
+    while (found := attempt()) is None and time.monotonic() < deadline:
+        time.sleep(every)
+    return found

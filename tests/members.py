@@ -1,0 +1,212 @@
+"""Members of real etcd and of rusd as processes of their own: start, stop, kill, always reaped.
+
+Every test that needs a server takes one from here, so that "ready", "free port" and "gone" mean
+the same thing everywhere.
+"""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import grpc
+
+READY_LINE = b"ready to serve client requests"
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+_POLL_SECONDS = 0.02
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class NotReadyError(RuntimeError):
+    """A member ended, or did not serve, before its deadline; the text has the end of its log."""
+
+
+def wait_for(done: Callable[[], bool], seconds: float, what: str) -> None:
+    """Poll `done` until it holds; raise TimeoutError naming `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {seconds} s")
+        time.sleep(_POLL_SECONDS)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nothing listens on.
+
+    They lie below the range that the kernel gives to outgoing connections (32768 on), so that no
+    client of another test takes one of them while a member is down between kill and restart.
+    """
+    held: list[socket.socket] = []
+    try:
+        while len(held) < count:
+            candidate = socket.socket()
+            held.append(candidate)
+            try:
+                candidate.bind(("127.0.0.1", random.SystemRandom().randrange(16000, 32000)))
+            except OSError:
+                held.pop().close()
+        return [int(each.getsockname()[1]) for each in held]
+    finally:
+        for each in held:
+            each.close()
+
+
+def rusd_command() -> tuple[str, ...]:
+    """The `rusd` script of the environment that runs the tests."""
+    return (str(Path(sys.executable).with_name("rusd")),)
+
+
+@dataclass
+class Member:
+    """One server process and what it needs: a data directory, two ports, a log file.
+
+    `command` is the program with its leading arguments; etcd's flags are added to it.
+    """
+
+    command: Sequence[str]
+    folder: Path
+    flags: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        """Take the ports; they stay the member's own over restarts."""
+        self.client_port, self.peer_port = free_ports(2)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.data_dir = self.folder / "data"
+        self.log_file = self.folder / "log"
+
+    @property
+    def target(self) -> str:
+        """`host:port` of the client API."""
+        return f"127.0.0.1:{self.client_port}"
+
+    @property
+    def client_url(self) -> str:
+        """The advertised client URL."""
+        return f"http://{self.target}"
+
+    @property
+    def log(self) -> str:
+        """All that the member wrote, over all its starts."""
+        return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
+
+    def arguments(self) -> list[str]:
+        """The whole command line."""
+        peer_url = f"http://127.0.0.1:{self.peer_port}"
+        return [
+            *self.command,
+            *("--name", "default", "--data-dir", str(self.data_dir)),
+            *("--listen-client-urls", self.client_url, "--advertise-client-urls", self.client_url),
+            *("--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url),
+            *("--initial-cluster", f"default={peer_url}"),
+            *self.flags,
+        ]
+
+    def launch(self) -> None:
+        """Start the process; return at once, ready or not."""
+        assert self.process is None, "the member is running"
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("ETCD")
+        }
+        self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.arguments(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**environment, **self.environment},
+                cwd=self.folder,
+            )
+
+    def start(self, seconds: float = START_SECONDS) -> Self:
+        """Start the process and wait until it serves: its log says so and /health answers true."""
+        self.launch()
+        try:
+            wait_for(self._says_ready, seconds, "the ready line")
+            wait_for(self._healthy, seconds, "/health")
+        except (TimeoutError, NotReadyError) as error:
+            self.close()
+            raise NotReadyError(f"{self.command[0]}: {error}; log:\n{self.log[-4000:]}") from None
+        return self
+
+    def wait_exit(self, seconds: float = START_SECONDS) -> int:
+        """Wait until the process ends by itself; return its exit status."""
+        assert self.process is not None, "the member is not running"
+        status = self.process.wait(seconds)
+        self.process = None
+        return status
+
+    def stop(self) -> None:
+        """Ask the process to end (SIGTERM) and wait until it has; it must end in time."""
+        assert self.process is not None, "the member is not running"
+        self.process.send_signal(signal.SIGTERM)
+        self.wait_exit(STOP_SECONDS)
+
+    def kill(self) -> None:
+        """Kill -9, and reap."""
+        assert self.process is not None, "the member is not running"
+        self.process.kill()
+        self.wait_exit(STOP_SECONDS)
+
+    def close(self) -> None:
+        """Leave no process behind, whatever state it is in."""
+        if self.process is not None:
+            self.kill()
+
+    def channel(self) -> grpc.Channel:
+        """A new gRPC channel to the member; the caller closes it."""
+        return grpc.insecure_channel(
+            self.target,
+            options=[
+                ("grpc.enable_http_proxy", 0),
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.min_reconnect_backoff_ms", 50),
+                ("grpc.initial_reconnect_backoff_ms", 50),
+                ("grpc.max_reconnect_backoff_ms", 200),
+            ],
+        )
+
+    def _says_ready(self) -> bool:
+        assert self.process is not None, "the member is not running"
+        with self.log_file.open("rb") as log:
+            log.seek(self._log_start)
+            if READY_LINE in log.read():
+                return True
+        if (status := self.process.poll()) is not None:
+            self.process = None
+            raise NotReadyError(f"ended with status {status} before it was ready")
+        return False
+
+    def _healthy(self) -> bool:
+        with suppress(OSError), _direct.open(f"{self.client_url}/health", timeout=5) as answer:
+            return answer.status == 200 and b'"true"' in answer.read()
+        return False
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    folder: Path,
+    flags: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Member]:
+    """A member that is ready inside the `with` block and gone after it."""
+    member = Member(command, folder, flags, environment or {})
+    try:
+        yield member.start()
+    finally:
+        member.close()
