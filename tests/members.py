@@ -97,19 +97,24 @@ class Member:
         return f"http://{self.target}"
 
     @property
+    def peer_url(self) -> str:
+        """The advertised peer URL."""
+        return f"http://127.0.0.1:{self.peer_port}"
+
+    @property
     def log(self) -> str:
         """All that the member wrote, over all its starts."""
         return self.log_file.read_text(errors="replace") if self.log_file.exists() else ""
 
     def arguments(self) -> list[str]:
         """The whole command line."""
-        peer_url = f"http://127.0.0.1:{self.peer_port}"
         return [
             *self.command,
             *("--name", "default", "--data-dir", str(self.data_dir)),
             *("--listen-client-urls", self.client_url, "--advertise-client-urls", self.client_url),
-            *("--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url),
-            *("--initial-cluster", f"default={peer_url}"),
+            *("--listen-peer-urls", self.peer_url),
+            *("--initial-advertise-peer-urls", self.peer_url),
+            *("--initial-cluster", f"default={self.peer_url}"),
             *self.flags,
         ]
 
