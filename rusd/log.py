@@ -1,0 +1,389 @@
+"""The log: one JSON object (or console line) an event, with etcd's field names.
+
+    log.info("ready to serve client requests", address="127.0.0.1:2379")
+    {"level":"info","ts":"2026-01-02T15:04:05.123456Z","caller":"rusd/server.py:40","msg":"ready ...
+
+It promises that logging neither stops nor blocks the member. A line that is written is with the
+kernel when the call returns, so a crash right after it loses nothing. Where the reader of a pipe,
+terminal or socket does not keep up, up to `BACKLOG` bytes wait in memory and go out before the next
+line; what does not fit is dropped, and a line says how many were. A file that cannot be written
+(disk full) drops lines in the same way. `ts` is UTC, in microseconds.
+"""
+
+import asyncio
+import gzip
+import json
+import os
+import re
+import select
+import shutil
+import stat
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from rusd.config import Config, LogRotation
+
+BACKLOG = 1 << 20
+"""Bytes that may wait for one slow output."""
+LONGEST_BYTES_FIELD = 512
+"""Bytes of a field's value (a key, a request) that a line shows."""
+
+LEVELS = {"debug": 0, "info": 1, "warn": 2, "error": 3, "panic": 4, "fatal": 5}
+_DEBUG, _INFO, _WARN, _ERROR, _FATAL, _SILENT = 0, 1, 2, 3, 5, 6
+# Names that begin every line; a field of such a name gets an underscore in front.
+_FIRST = frozenset(("level", "ts", "caller", "msg"))
+
+
+class _Output(Protocol):
+    def write(self, line: bytes) -> None: ...
+    def close(self) -> None: ...
+
+
+class Logger:
+    """Writes events at or above `level` to `outputs`; safe to call from any thread.
+
+    `outputs` are etcd's: `default` and `stderr`, `stdout`, or file paths; none means silence.
+    `line_format` is `json` or `console`. With `rotation`, files among the outputs rotate. Raises
+    OSError when a file cannot be opened.
+    """
+
+    def __init__(
+        self,
+        level: str = "info",
+        line_format: str = "json",
+        outputs: Sequence[str] = ("stderr",),
+        rotation: LogRotation | None = None,
+    ) -> None:
+        self._threshold = LEVELS[level] if outputs else _SILENT
+        self._line = {"json": _json_line, "console": _console_line}[line_format]
+        self._lock = threading.Lock()
+        self._outputs = [_open_output(name, rotation) for name in outputs]
+
+    def enabled(self, level: str) -> bool:
+        """Tell whether an event of `level` would be written; ask before costly fields."""
+        return LEVELS[level] >= self._threshold
+
+    def debug(self, msg: str, /, **fields: object) -> None:
+        """Log what helps to follow the program."""
+        if self._threshold <= _DEBUG:
+            self._write("debug", msg, fields)
+
+    def info(self, msg: str, /, **fields: object) -> None:
+        """Log an event of normal operation.
+
+        A field's underscores become dashes (`data_dir` is written `data-dir`), bytes are shown as
+        in Python without the quotes, and an exception as its text.
+        """
+        if self._threshold <= _INFO:
+            self._write("info", msg, fields)
+
+    def warn(self, msg: str, /, **fields: object) -> None:
+        """Log what an operator may want to act on."""
+        if self._threshold <= _WARN:
+            self._write("warn", msg, fields)
+
+    def error(self, msg: str, /, **fields: object) -> None:
+        """Log that something failed."""
+        if self._threshold <= _ERROR:
+            self._write("error", msg, fields)
+
+    def fatal(self, msg: str, /, **fields: object) -> None:
+        """Log why the member stops. Stopping is the caller's."""
+        if self._threshold <= _FATAL:
+            self._write("fatal", msg, fields)
+
+    def close(self) -> None:
+        """Give waiting lines a last second to go out; files are closed, stderr is not."""
+        self._threshold = _SILENT
+        with self._lock:
+            for output in self._outputs:
+                output.close()
+            self._outputs = []
+
+    def _write(self, level: str, msg: str, fields: dict[str, object]) -> None:
+        frame = sys._getframe(2)
+        now = time.time_ns() // 1000
+        # strftime costs more than the rest of the line; it is exact for a whole second.
+        seconds, micros = divmod(now, 1_000_000)
+        ts = f"{_second(seconds)}.{micros:06d}Z"
+        caller = f"{_short_path(frame.f_code.co_filename)}:{frame.f_lineno}"
+        shown = {
+            f"_{name}" if name in _FIRST else name.replace("_", "-"): value
+            for name, value in fields.items()
+        }
+        line = self._line(level, ts, caller, msg, shown).encode("utf-8", "backslashreplace")
+        with self._lock:
+            for output in self._outputs:
+                output.write(line)
+
+
+def open_logger(config: Config) -> Logger:
+    """Open the logger that the `--log-*` flags ask for."""
+    return Logger(
+        level=config.log_level,
+        line_format=config.log_format,
+        outputs=config.log_outputs,
+        rotation=config.log_rotation_config_json if config.enable_log_rotation else None,
+    )
+
+
+def log_loop_exceptions(loop: asyncio.AbstractEventLoop, log: Logger) -> None:
+    """Send exceptions that nobody awaits in `loop` to `log`, with their stack traces."""
+
+    def handle(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        fields: dict[str, object] = {"reason": context["message"]}
+        if isinstance(error, BaseException):
+            fields["error"] = error
+            fields["stacktrace"] = "".join(traceback.format_exception(error))
+        for name in ("task", "future", "handle", "protocol", "transport"):
+            if name in context:
+                fields[name] = repr(context[name])
+        log.error("unhandled exception in the event loop", **fields)
+
+    loop.set_exception_handler(handle)
+
+
+# What a line is
+
+
+_last_second: tuple[int, str] = (0, "1970-01-01T00:00:00")
+
+
+def _second(seconds: int) -> str:
+    global _last_second
+    last, text = _last_second
+    if last != seconds:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        _last_second = (seconds, text)
+    return text
+
+
+_short_paths: dict[str, str] = {}
+
+
+def _short_path(filename: str) -> str:
+    """Return the last folder and the name, as in `node/pipeline.py`."""
+    short = _short_paths.get(filename)
+    if short is None:
+        short = _short_paths[filename] = "/".join(filename.split(os.sep)[-2:])
+    return short
+
+
+def _value(value: object) -> object:
+    """Show a value that JSON has no form for."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        shown = repr(bytes(value[:LONGEST_BYTES_FIELD]))[2:-1]
+        rest = len(value) - LONGEST_BYTES_FIELD
+        return f"{shown}...(+{rest} bytes)" if rest > 0 else shown
+    if isinstance(value, BaseException):
+        return str(value) or repr(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(str, value))
+    return str(value)
+
+
+_encode = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_value
+).encode
+
+
+def _json(fields: dict[str, object]) -> str:
+    try:
+        return _encode(fields)
+    except Exception:  # a key that is not text, NaN, a cycle, a __str__ that raises: show the rest
+        return _encode({name: _encodable(value) for name, value in fields.items()})
+
+
+def _encodable(value: object) -> object:
+    """Return `value` if JSON has a form for it, else the best text for it that there is."""
+    for show in (_encode, repr):
+        try:
+            text = show(value)
+        except Exception:
+            continue
+        return value if show is _encode else text
+    return f"<{type(value).__name__} that cannot be shown>"
+
+
+def _json_line(level: str, ts: str, caller: str, msg: str, fields: dict[str, object]) -> str:
+    return _json({"level": level, "ts": ts, "caller": caller, "msg": msg, **fields}) + "\n"
+
+
+def _console_line(level: str, ts: str, caller: str, msg: str, fields: dict[str, object]) -> str:
+    line = f"{ts}\t{level}\t{caller}\t{msg}"
+    line = line.replace("\n", "\\n").replace("\r", "\\r")  # one event, one line
+    return f"{line}\t{_json(fields)}\n" if fields else line + "\n"
+
+
+# Where lines go
+
+
+def _open_output(name: str, rotation: LogRotation | None) -> _Output:
+    if name == "stdout":
+        return _standard_stream(1)
+    if name in ("default", "stderr"):
+        return _standard_stream(2)
+    if rotation is not None:
+        return _RotatingFile(name, rotation)
+    return _Stream(_open_file(name), own=True)
+
+
+def _open_file(path: str) -> int:
+    # O_NONBLOCK is for paths such as /dev/stderr that lead to a pipe; files do not have it.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+    return os.open(path, flags, 0o644)
+
+
+def _standard_stream(fd: int) -> "_Stream":
+    """Open stdout or stderr again: O_NONBLOCK on the shared one would hit other processes."""
+    try:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            return _Stream(os.open(f"/proc/self/fd/{fd}", flags), own=True)
+    except OSError:
+        pass  # closed, no /proc, or not ours to open: asking poll() first is nearly as good
+    return _Stream(fd, own=False)
+
+
+class _Stream:
+    """A descriptor that may be a pipe, terminal, socket or file: never waits for its reader."""
+
+    def __init__(self, fd: int, own: bool) -> None:
+        self._fd = fd
+        self._own = own
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._dropped = 0
+        self._writable = select.poll()
+        self._writable.register(fd, select.POLLOUT)
+
+    def write(self, line: bytes) -> None:
+        if self._waiting_bytes + len(line) > BACKLOG:
+            self._drain()
+            if self._waiting_bytes + len(line) > BACKLOG:
+                self._dropped += 1
+                return
+        if self._dropped:
+            notice = b'{"level":"warn","msg":"log lines were dropped","count":%d}\n' % self._dropped
+            self._dropped = 0
+            self._waiting.append(notice)
+            self._waiting_bytes += len(notice)
+        self._waiting.append(line)
+        self._waiting_bytes += len(line)
+        self._drain()
+
+    def close(self) -> None:
+        deadline = time.monotonic() + 1.0
+        self._drain()
+        while self._waiting and time.monotonic() < deadline:
+            self._writable.poll(50)
+            self._drain()
+        if self._own:
+            os.close(self._fd)
+
+    def _drain(self) -> None:
+        while self._waiting:
+            line = self._waiting[0]
+            try:
+                sent = self._send(line)
+            except BlockingIOError:
+                return
+            except OSError:  # the reader is gone, the disk is full
+                sent = len(line)
+                self._dropped += 1
+            self._waiting_bytes -= sent
+            if sent < len(line):
+                self._waiting[0] = line[sent:]
+            else:
+                self._waiting.popleft()
+
+    def _send(self, line: bytes) -> int:
+        """Send some of `line`; BlockingIOError when there is no room for any."""
+        if self._own:
+            return os.write(self._fd, line)
+        if not self._writable.poll(0):
+            raise BlockingIOError
+        return os.write(self._fd, line[: select.PIPE_BUF])
+
+
+class _RotatingFile:
+    """A file that is set aside when it would pass `maxsize`, as `name-<time>.ext`, maybe gzipped.
+
+    Files set aside are removed beyond `maxbackups`, or `maxage` days old.
+    """
+
+    def __init__(self, path: str, rotation: LogRotation) -> None:
+        self._path = path
+        self._rotation = rotation
+        self._stream = _Stream(_open_file(path), own=True)
+        self._size = os.path.getsize(path)
+        self._tidying = threading.Lock()
+        self._tidier: threading.Thread | None = None
+
+    def write(self, line: bytes) -> None:
+        if self._size and self._size + len(line) > self._rotation.maxsize << 20:
+            self._rotate()
+        self._stream.write(line)
+        self._size += len(line)
+
+    def close(self) -> None:
+        self._stream.close()
+        if self._tidier is not None:
+            self._tidier.join()
+
+    def _rotate(self) -> None:
+        now = time.time()
+        moment = time.localtime(now) if self._rotation.localtime else time.gmtime(now)
+        stem, extension = os.path.splitext(self._path)
+        millis = int(now * 1000) % 1000
+        aside = f"{stem}-{time.strftime('%Y-%m-%dT%H-%M-%S', moment)}.{millis:03d}{extension}"
+        try:
+            os.rename(self._path, aside)
+            following = _open_file(self._path)
+        except OSError:
+            self._size = 0  # goes on in the file that is open, and tries again a maxsize later
+            return
+        self._stream.close()
+        self._stream = _Stream(following, own=True)
+        self._size = 0
+        self._tidier = threading.Thread(target=self._tidy, name="log rotation")
+        self._tidier.start()
+
+    def _tidy(self) -> None:
+        """Compress what was set aside, and remove what is too much or too old."""
+        stem, extension = os.path.splitext(os.path.basename(self._path))
+        folder = os.path.dirname(self._path) or "."
+        time_format = r"-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3}"
+        ours = re.compile(re.escape(stem) + time_format + re.escape(extension) + r"(\.gz)?")
+        with self._tidying:
+            names = sorted((n for n in os.listdir(folder) if ours.fullmatch(n)), reverse=True)
+            for rank, name in enumerate(names):
+                path = os.path.join(folder, name)
+                try:
+                    age = time.time() - os.path.getmtime(path)
+                    old = 0 < self._rotation.maxage * 86400 < age
+                    if old or 0 < self._rotation.maxbackups <= rank:
+                        os.unlink(path)
+                    elif self._rotation.compress and not name.endswith(".gz"):
+                        _compress(path)
+                except OSError:
+                    continue  # removed by someone else, or the disk is full: the next one may do
+
+
+def _compress(path: str) -> None:
+    part = path + ".part"
+    with open(path, "rb") as source, gzip.open(part, "wb") as target:
+        shutil.copyfileobj(source, target)
+    os.rename(part, path + ".gz")
+    os.unlink(path)
+
+
+SILENT = Logger(outputs=())
+"""Logs nothing: the default for parts that run without a member, as in tests."""
