@@ -1,0 +1,103 @@
+"""The server's command line: etcd's flags in, a Config out, and the server started with it.
+
+Flags are read by `rusd.config`, which has their table and Go's syntax for them; click has the
+command, its help and its errors.
+"""
+
+import importlib.metadata
+import os
+import platform
+from typing import NoReturn
+
+import click
+
+import rusd
+from rusd.config import FLAGS, Config, ConfigError, load, read_arguments
+
+_INTRODUCTION = """\
+rusd serves the etcd v3 API.
+
+Every flag is also an environment variable (--data-dir is ETCD_DATA_DIR), or a key of the YAML file
+that --config-file (ETCD_CONFIG_FILE) names. With a file, flags and environment are not used."""
+
+
+class ServerCommand(click.Command):
+    """A click command whose options are the flags of `rusd.config.FLAGS`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Leave help and version to click's way of ending; keep the rest for the server."""
+        try:
+            given = read_arguments(args)
+        except ConfigError as error:
+            _stop(ctx, error)
+        if "help" in given or "h" in given:
+            click.echo(self.get_help(ctx))
+            ctx.exit()
+        if given.get("version") == "true":
+            click.echo(_version())
+            ctx.exit()
+        ctx.args = args
+        return []
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the one usage that there is."""
+        formatter.write_usage(ctx.command_path, "[flags]")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the flags in etcd's groups, each with its default."""
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [
+                    ("--config-file file", "read all settings from a YAML file"),
+                    ("--version", "show versions"),
+                    ("--help, -h", "show this"),
+                ]
+            )
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for flag in FLAGS.values():
+            text = f"{flag.help} ({flag.default})" if flag.default else flag.help
+            groups.setdefault(flag.group, []).append((f"--{flag.name} {flag.syntax.shown}", text))
+        for group, rows in groups.items():
+            with formatter.section(group):
+                formatter.write_dl(rows, col_max=44)
+
+
+@click.command("rusd", cls=ServerCommand, help=_INTRODUCTION, add_help_option=False)
+@click.pass_context
+def _serve(ctx: click.Context) -> None:
+    try:
+        config = load(ctx.args, os.environ)
+        if not _has_data(config):
+            config.check_bootstrap()
+    except ConfigError as error:
+        _stop(ctx, error)
+    from rusd.server import run  # after the checks, so that help and refusals are quick
+
+    ctx.exit(run(config))
+
+
+def main() -> NoReturn:
+    """Run the `rusd` command: the console script."""
+    _serve.main(prog_name="rusd", windows_expand_args=False)
+    raise SystemExit(0)
+
+
+def _has_data(config: Config) -> bool:
+    return os.path.isdir(os.path.join(config.data_dir, "member"))
+
+
+def _stop(ctx: click.Context, error: ConfigError) -> NoReturn:
+    text = str(error).replace("\n", "\\n")
+    click.echo(f"rusd: {text}", err=True)
+    ctx.exit(error.exit_code)
+
+
+def _version() -> str:
+    return "\n".join(
+        (
+            f"rusd {rusd.__version__}",
+            f"etcd Version: {rusd.ETCD_VERSION}",
+            f"Python Version: {platform.python_version()}",
+            f"rocksdict Version: {importlib.metadata.version('rocksdict')}",
+        )
+    )
