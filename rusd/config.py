@@ -230,7 +230,7 @@ class Config:
 
     name: str = _flag(MEMBER, TEXT, "default", "this member's name, for people to read")
     data_dir: str = _flag(MEMBER, TEXT, "${name}.etcd", "the folder that holds all data")
-    wal_dir: str = _flag(MEMBER, TEXT, "", "no meaning: the log lives in the data folder", True)
+    wal_dir: str = _flag(MEMBER, TEXT, "", "the folder of the log, if not in the data folder")
     snapshot_count: int = _flag(
         MEMBER, UINT, "10000", "applied entries after which the log may be truncated"
     )
@@ -492,8 +492,8 @@ FLAGS: dict[str, Flag] = {
 }
 """Every flag by name, in the order of `--help`."""
 
-# Flags that would change what is safe or who forms the cluster: set, they stop the start. Support
-# for one is done when its name leaves this table.
+# Flags that would change what is safe, who forms the cluster or where the member answers: set, they
+# stop the start. Support for one is done when its name leaves this table.
 NOT_YET = frozenset(name for name, flag in FLAGS.items() if flag.group == SECURITY) | {
     "bcrypt-cost",
     "auth-token-ttl",
@@ -502,6 +502,8 @@ NOT_YET = frozenset(name for name, flag in FLAGS.items() if flag.group == SECURI
     "discovery-endpoints",
     "discovery-srv",
     "force-new-cluster",
+    "listen-client-http-urls",
+    "listen-metrics-urls",
 }
 _URL_SCHEMES = ("http",)  # of http, https, unix and unixs, those that are supported yet
 
@@ -792,11 +794,15 @@ def _check_bootstrap(config: Config) -> None:
             f'--initial-cluster: couldn\'t find local name "{config.name}" '
             "in the initial cluster configuration"
         )
+    if len(members) > 1 or config.initial_cluster_state != "new":
+        # To start alone instead would make a second cluster of the same name.
+        flag = "--initial-cluster" if len(members) > 1 else "--initial-cluster-state"
+        raise ConfigError(f"{flag}: a cluster of more than one member is not supported yet")
     all_urls = [url.text for urls in members.values() for url in urls]
     if len(set(all_urls)) < len(all_urls):
         raise ConfigError(f"--initial-cluster: initial cluster {_shown(members)} has duplicate url")
     advertised = config.initial_advertise_peer_urls
-    if set(own) != set(advertised) and _resolved(own) != _resolved(advertised):
+    if own != advertised and _resolved(own) != _resolved(advertised):
         raise ConfigError(
             f"--initial-cluster has {_shown({config.name: own})} but "
             f"--initial-advertise-peer-urls has {','.join(map(str, advertised))}"
