@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from rusd.config import Config, LogRotation
+from rusd.config import Config, ConfigError, LogRotation
 
 BACKLOG = 1 << 20
 """Bytes that may wait for one slow output."""
@@ -123,13 +123,16 @@ class Logger:
 
 
 def open_logger(config: Config) -> Logger:
-    """Open the logger that the `--log-*` flags ask for."""
-    return Logger(
-        level=config.log_level,
-        line_format=config.log_format,
-        outputs=config.log_outputs,
-        rotation=config.log_rotation_config_json if config.enable_log_rotation else None,
-    )
+    """Open the logger that the `--log-*` flags ask for; ConfigError when an output cannot be."""
+    try:
+        return Logger(
+            level=config.log_level,
+            line_format=config.log_format,
+            outputs=config.log_outputs,
+            rotation=config.log_rotation_config_json if config.enable_log_rotation else None,
+        )
+    except OSError as error:
+        raise ConfigError(f"--log-outputs: open {error.filename}: {error.strerror}") from None
 
 
 def log_loop_exceptions(loop: asyncio.AbstractEventLoop, log: Logger) -> None:

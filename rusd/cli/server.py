@@ -69,11 +69,12 @@ def _serve(ctx: click.Context) -> None:
         config = load(ctx.args, os.environ)
         if not _has_data(config):
             config.check_bootstrap()
+        from rusd.server import run  # after the checks, so that help and refusals are quick
+
+        code = run(config)
     except ConfigError as error:
         _stop(ctx, error)
-    from rusd.server import run  # after the checks, so that help and refusals are quick
-
-    ctx.exit(run(config))
+    ctx.exit(code)
 
 
 def main() -> NoReturn:

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rusd.config import LogRotation, load
+from rusd.config import ConfigError, LogRotation, load
 from rusd.log import (
     BACKLOG,
     LEVELS,
@@ -213,8 +213,11 @@ def test_a_file_is_appended_to(path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none" / "x")
     with pytest.raises(FileNotFoundError):
-        Logger(outputs=[str(tmp_path / "none" / "x")])
+        Logger(outputs=[missing])
+    with pytest.raises(ConfigError, match=f"--log-outputs: open {missing}: No such file"):
+        open_logger(load([f"--log-outputs={missing}"], {}))
 
 
 @contextmanager
@@ -249,21 +252,47 @@ def _read_until(fd: int, wanted: bytes) -> bytes:
     return read
 
 
+def _refuse_reopening(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without /proc, or with a pipe of another user."""
+    real_open = os.open
+
+    def refuse(path: str, *args: int) -> int:
+        if path.startswith("/proc/self/fd/"):
+            raise PermissionError
+        return real_open(path, *args)
+
+    monkeypatch.setattr(os, "open", refuse)
+
+
+@pytest.mark.parametrize("reopened", [True, False])
+def test_a_line_that_is_larger_than_the_pipe_arrives_whole(
+    reopened: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not reopened:
+        _refuse_reopening(monkeypatch)
+    reader, writer = os.pipe()
+    with stderr_is(writer):
+        log = Logger(outputs=["stderr"])
+        log.info("large", padding="x" * 300_000)
+        read = b""
+        while b'"small"' not in read:
+            read += os.read(reader, 1 << 16)
+            log.info("small")
+        log.close()
+    os.close(writer)
+    os.close(reader)
+    first = json.loads(read.splitlines()[0])
+    assert (first["msg"], len(first["padding"])) == ("large", 300_000)
+
+
 @pytest.mark.parametrize("reopened", [True, False])
 @pytest.mark.parametrize("make", [_pipe, _socket_pair])
 def test_a_reader_that_stops_loses_lines_but_never_blocks_the_writer(
     make: Callable[[], tuple[int, int]], reopened: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, writer = make()
-    real_open = os.open
-    if not reopened:  # as without /proc, or with a pipe of another user
-
-        def refuse(path: str, *args: int) -> int:
-            if path.startswith("/proc/self/fd/"):
-                raise PermissionError
-            return real_open(path, *args)
-
-        monkeypatch.setattr(os, "open", refuse)
+    if not reopened:
+        _refuse_reopening(monkeypatch)
     count = BACKLOG // 500 + 2000
     with stderr_is(writer):
         log = Logger(outputs=["stderr"])

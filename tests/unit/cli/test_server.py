@@ -112,6 +112,11 @@ def test_what_etcd_refuses_is_refused_with_one_line(
     assert list((tmp_path / "rusd").iterdir()) == []
 
 
+def test_a_line_break_in_a_value_does_not_break_the_line(tmp_path: Path) -> None:
+    done = run(rusd_command(), ["--log-level=a\nb"], tmp_path)
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_bad_variable_is_refused_as_etcd_does(
     tmp_path: Path, etcd_command: Sequence[str]
 ) -> None:
