@@ -1,0 +1,1 @@
+"""etcd's services: each validates, proposes or reads, and answers."""

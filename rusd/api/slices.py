@@ -1,0 +1,27 @@
+"""Runs long reads between other work: a slice in a turn of the event loop."""
+
+import asyncio
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+from rusd.api.errors import status_of
+from rusd.mvcc.errors import KeyspaceError
+from rusd.wire.grpc import Status
+
+T = TypeVar("T")
+
+
+def run_sliced(
+    slices: Generator[None, None, T],
+    done: Callable[[T], None],
+    failed: Callable[[Status], None],
+) -> None:
+    """Runs a read; the first slice at once, so that a short read is answered at once."""
+    try:
+        next(slices)
+    except StopIteration as finished:
+        done(finished.value)
+    except KeyspaceError as error:
+        failed(status_of(error))
+    else:
+        asyncio.get_running_loop().call_soon(run_sliced, slices, done, failed)

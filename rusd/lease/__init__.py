@@ -1,0 +1,1 @@
+"""Leases: which exist, what hangs on them, and when they expire."""

@@ -1,0 +1,68 @@
+"""The RocksDB tables that a keyspace lives in; `records` has their layout."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+from rocksdict import ColumnFamily, Rdict, RdictIter, ReadOptions, WriteBatch, WriteOptions
+
+LATEST, EVENTS, HISTORY = "latest", "events", "history"
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """An open database. `state` is its default column family: small rows by name."""
+
+    state: Rdict
+    latest: Rdict
+    events: Rdict
+    history: Rdict
+    latest_family: ColumnFamily
+    events_family: ColumnFamily
+    history_family: ColumnFamily
+    unlogged: WriteOptions
+
+    @classmethod
+    def of(cls, db: Rdict) -> "Tables":
+        unlogged: Any = WriteOptions()  # the stubs call its attributes methods
+        unlogged.disable_wal = True
+        return cls(
+            db,
+            db.get_column_family(LATEST),
+            db.get_column_family(EVENTS),
+            db.get_column_family(HISTORY),
+            db.get_column_family_handle(LATEST),
+            db.get_column_family_handle(EVENTS),
+            db.get_column_family_handle(HISTORY),
+            unlogged,
+        )
+
+    def write(self, batch: WriteBatch) -> None:
+        """Writes without RocksDB's own log: the Raft log has everything that is not flushed yet."""
+        self.state.write(batch, self.unlogged)
+
+
+def new_batch() -> WriteBatch:
+    return WriteBatch(raw_mode=True)
+
+
+def rows(table: Rdict, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    """The rows of [start, end), as they are at this moment, in key order."""
+    items: Any = table.items(from_key=start, read_opt=_up_to(end))
+    return cast(Iterator[tuple[bytes, bytes]], items)
+
+
+def values(table: Rdict, start: bytes, end: bytes | None) -> Iterator[bytes]:
+    """The values of the rows of [start, end), as they are at this moment, in key order."""
+    return table.values(from_key=start, read_opt=_up_to(end))
+
+
+def _up_to(end: bytes | None) -> ReadOptions:
+    options = ReadOptions()
+    if end is not None:
+        options.set_iterate_upper_bound(end)
+    return options
+
+
+def cursor(table: Rdict) -> RdictIter:
+    return table.iter()

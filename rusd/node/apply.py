@@ -1,0 +1,136 @@
+"""Applies log entries to the keyspace, the leases and the membership.
+
+Deterministic: what it does depends on the log alone, so every member that applies the same entries
+has the same state. No clock and no randomness decides anything here.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from rusd.lease.lessor import LeaseError, Lessor
+from rusd.mvcc import txn
+from rusd.mvcc.errors import CompactedError, FutureRevisionError, KeyspaceError
+from rusd.mvcc.keyspace import Applied, Keyspace
+from rusd.mvcc.txn import Result
+from rusd.node.alarms import Alarms
+from rusd.node.entry import Kind, decode
+from rusd.node.membership import Membership
+from rusd.pb import rpc_pb2
+from rusd.pb.rpc_pb2 import (
+    AlarmRequest,
+    CompactionRequest,
+    LeaseCheckpointRequest,
+    LeaseGrantRequest,
+    LeaseGrantResponse,
+    LeaseRevokeRequest,
+    Member,
+    TxnRequest,
+)
+
+REFUSALS: Final = (KeyspaceError, LeaseError)
+"""What a request may raise when it is applied: the request alone fails."""
+
+PARSE: Final[dict[int, Callable[[bytes], Any]]] = {
+    Kind.PUT: rpc_pb2.PutRequest.FromString,
+    Kind.DELETE_RANGE: rpc_pb2.DeleteRangeRequest.FromString,
+    Kind.TXN: rpc_pb2.TxnRequest.FromString,
+    Kind.COMPACT: rpc_pb2.CompactionRequest.FromString,
+    Kind.LEASE_GRANT: rpc_pb2.LeaseGrantRequest.FromString,
+    Kind.LEASE_REVOKE: rpc_pb2.LeaseRevokeRequest.FromString,
+    Kind.LEASE_CHECKPOINT: rpc_pb2.LeaseCheckpointRequest.FromString,
+    Kind.ALARM: rpc_pb2.AlarmRequest.FromString,
+    Kind.MEMBER: rpc_pb2.Member.FromString,
+}
+
+
+class Applier:
+    """What the log is applied to."""
+
+    def __init__(
+        self, keyspace: Keyspace, lessor: Lessor, membership: Membership, alarms: Alarms
+    ) -> None:
+        self.keyspace, self.lessor = keyspace, lessor
+        self.membership, self.alarms = membership, alarms
+        self.on_compact: Callable[[], None] = lambda: None
+        """Called when a compaction has something to sweep."""
+        self.handlers: dict[int, Callable[[Any], Result]] = {
+            Kind.PUT: lambda request: txn.put(keyspace, request),
+            Kind.DELETE_RANGE: lambda request: txn.delete_range(keyspace, request),
+            Kind.TXN: self._txn,
+            Kind.COMPACT: self._compact,
+            Kind.LEASE_GRANT: self._lease_grant,
+            Kind.LEASE_REVOKE: self._lease_revoke,
+            Kind.LEASE_CHECKPOINT: self._lease_checkpoint,
+            Kind.ALARM: self._alarm,
+            Kind.MEMBER: self._member,
+        }
+
+    def replay(self, term: int, position: int, data: bytes) -> None:
+        """Applies an entry whose callers are gone: after a restart."""
+        done = self.keyspace.applied.requests
+        for number, (kind, message) in enumerate(decode(data)):
+            if number < done:
+                continue
+            self.at(term, position, number)
+            try:
+                self.handlers[kind](PARSE[kind](message))
+            except REFUSALS:
+                continue
+        self.finish(term, position)
+
+    def at(self, term: int, position: int, requests: int) -> None:
+        """Notes that all before the entry at `position`, and this many of its requests, are
+        applied.
+        """
+        self.keyspace.applied = Applied(term, position - 1, requests)
+
+    def finish(self, term: int, position: int) -> None:
+        """Notes that the entry is applied, and hands everything to the tables."""
+        self.keyspace.applied = Applied(term, position)
+        self.keyspace.write()
+
+    def _txn(self, request: TxnRequest) -> Result:
+        if txn.reads_past(request):
+            self.keyspace.write()
+        return txn.txn(self.keyspace, request)
+
+    def _compact(self, request: CompactionRequest) -> Result:
+        keyspace = self.keyspace
+        if request.revision <= keyspace.compacted:
+            raise CompactedError
+        if request.revision > keyspace.revision:
+            raise FutureRevisionError
+        keyspace.compact(request.revision)
+        self.on_compact()
+        return Result(keyspace.revision, b"")
+
+    def _lease_grant(self, request: LeaseGrantRequest) -> Result:
+        self.lessor.grant(request.ID, request.TTL)
+        self._store_lease(request.ID)
+        response = LeaseGrantResponse(ID=request.ID, TTL=request.TTL)
+        return Result(self.keyspace.revision, response.SerializeToString())
+
+    def _lease_revoke(self, request: LeaseRevokeRequest) -> Result:
+        for key in self.lessor.revoke(request.ID):
+            self.keyspace.delete(key)
+        self._store_lease(request.ID)
+        return Result(self.keyspace.end(), b"")
+
+    def _lease_checkpoint(self, request: LeaseCheckpointRequest) -> Result:
+        for checkpoint in request.checkpoints:
+            self.lessor.checkpoint(checkpoint.ID, checkpoint.remaining_TTL)
+            self._store_lease(checkpoint.ID)
+        return Result(self.keyspace.revision, b"")
+
+    def _store_lease(self, lease: int) -> None:
+        self.keyspace.set_state(self.lessor.row_name(lease), self.lessor.row(lease))
+
+    def _alarm(self, request: AlarmRequest) -> Result:
+        raised = self.alarms.apply(request)
+        self.keyspace.set_state(Alarms.ROW, self.alarms.row())
+        return Result(self.keyspace.revision, raised)
+
+    def _member(self, request: Member) -> Result:
+        self.membership.members[request.ID] = request
+        self.keyspace.set_state(Membership.row_name(request.ID), request.SerializeToString())
+        return Result(self.keyspace.revision, b"")

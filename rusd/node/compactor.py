@@ -1,0 +1,54 @@
+"""Carries out compactions in the background, a slice at a time."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+
+from rusd.log import Logger
+from rusd.mvcc.compaction import sweep
+from rusd.mvcc.keyspace import Keyspace
+
+
+class Compactor:
+    """Sweeps after every compaction, with a pause between slices."""
+
+    def __init__(self, keyspace: Keyspace, pause: float, log: Logger) -> None:
+        """`pause` is in seconds."""
+        self._keyspace, self._pause, self._log = keyspace, pause, log
+        self._loop = asyncio.get_running_loop()
+        self._sweep: Iterator[None] | None = None
+        self._waiting: list[Callable[[], None]] = []
+        self._began = 0.0
+
+    def start(self) -> None:
+        """Begins to sweep, unless it does already or there is nothing to do."""
+        if self._sweep is None and self._keyspace.swept < self._keyspace.compacted:
+            self._began = self._loop.time()
+            self._sweep = sweep(self._keyspace)
+            self._loop.call_soon(self._step)
+
+    def when_swept(self, call: Callable[[], None]) -> None:
+        """Calls when nothing is left to sweep; at once, when nothing is."""
+        if self._keyspace.swept == self._keyspace.compacted:
+            call()
+        else:
+            self._waiting.append(call)
+
+    def _step(self) -> None:
+        if self._sweep is None:
+            return
+        if next(self._sweep, self) is self:
+            self._sweep = None
+            self._log.info(
+                "finished scheduled compaction",
+                **{
+                    "compact-revision": self._keyspace.swept,
+                    "took": self._loop.time() - self._began,
+                },
+            )
+            self.start()
+            if self._sweep is None:
+                waiting, self._waiting = self._waiting, []
+                for call in waiting:
+                    call()
+        else:
+            self._loop.call_later(self._pause, self._step)

@@ -1,0 +1,44 @@
+"""What a log entry holds: the requests of one batch, as the clients sent them."""
+
+import struct
+from collections.abc import Iterable, Iterator
+from enum import IntEnum
+from typing import Final
+
+_REQUEST: Final = struct.Struct("<BI")
+
+
+class Kind(IntEnum):
+    """Kinds of requests in the log. The numbers are on disk: they never change."""
+
+    PUT = 1
+    DELETE_RANGE = 2
+    TXN = 3
+    COMPACT = 4
+    LEASE_GRANT = 5
+    LEASE_REVOKE = 6
+    LEASE_CHECKPOINT = 7
+    ALARM = 8
+    MEMBER = 9
+    """A member as it is from now on (etcdserverpb.Member)."""
+
+
+def encode(requests: Iterable[tuple[int, bytes]]) -> bytes:
+    """Entry data of requests (kind, serialized message) in order. No requests: an empty entry."""
+    pack = _REQUEST.pack
+    parts: list[bytes] = []
+    for kind, message in requests:
+        parts += (pack(kind, len(message)), message)
+    return b"".join(parts)
+
+
+def decode(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The requests in entry data. Raises ValueError when the data is not whole."""
+    position = 0
+    while position < len(data):
+        kind, size = _REQUEST.unpack_from(data, position)
+        position += _REQUEST.size
+        if position + size > len(data):
+            raise ValueError(f"a log entry ends within a request at byte {position}")
+        yield kind, data[position : position + size]
+        position += size

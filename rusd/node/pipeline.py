@@ -1,0 +1,246 @@
+"""From requests to answers: batch, log entry, synced log, apply, answer.
+
+Requests that arrive while a log write is in progress form the next batch. A batch is one log entry,
+one sync, one write to the tables. Nothing is answered before its entry is synced and applied.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from rusd.log import Logger
+from rusd.mvcc.keyspace import Keyspace
+from rusd.node.apply import REFUSALS, Applier
+from rusd.node.entry import Kind, encode
+from rusd.node.log_writer import LogWriter
+from rusd.storage.wal import Entry, HardState, Wal
+
+
+class Caller(Protocol):
+    """Who waits for an answer; a connection is one, with stream ids as tags."""
+
+    def reply(self, tag: int, message: bytes, /) -> None: ...
+
+
+class Answers(Protocol):
+    """Turns results into answers; the api room's side of the pipeline."""
+
+    def succeeded(self, caller: Any, tag: int, revision: int, body: bytes, /) -> None: ...
+    def failed(self, caller: Any, tag: int, error: Exception, /) -> None: ...
+
+
+class OverloadedError(Exception):
+    """More requests wait than the member takes."""
+
+
+class TimedOutError(Exception):
+    """A request was not applied in time; it may be later."""
+
+
+class StoppedError(Exception):
+    """The member is stopping."""
+
+
+Request = tuple[int, bytes, Any, Any, int]
+"""A request on its way: kind, message as the client sent it, message parsed, caller, tag."""
+
+
+class Limits(NamedTuple):
+    """Bounds of the pipeline."""
+
+    waiting_requests: int = 200_000
+    waiting_bytes: int = 256 << 20
+    entry_bytes: int = 16 << 20
+    """A batch takes no more requests when it has this many bytes."""
+    request_timeout: float = 7.0
+    """Seconds until a caller is told that its request timed out."""
+    slow_apply: float = 0.1
+    """Seconds of applying an entry after which a warning is logged."""
+    slow_request: float = 0.3
+    """Seconds from arrival to answer after which a request is logged."""
+
+
+class Pipeline:
+    """The pipeline of a member that is the only voter of its cluster."""
+
+    def __init__(
+        self,
+        applier: Applier,
+        wal: Wal,
+        answers: Answers,
+        log: Logger,
+        limits: Limits,
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        """`on_failure` is called when the log could not be written: the member must stop."""
+        self.applier, self.wal, self.answers = applier, wal, answers
+        self.keyspace: Keyspace = applier.keyspace
+        self.log, self.limits, self._on_failure = log, limits, on_failure
+        self.loop = asyncio.get_running_loop()
+        self.term = wal.hard_state.term
+        self.index = wal.last_index
+        self.after_apply: list[Callable[[], None]] = []
+        """Called after every entry, when its changes are in the tables and callers answered."""
+        self.appended_bytes = 0
+        self._writer = LogWriter(wal, self.loop, self._fail)
+        self._waiting: list[Request] = []
+        self._waiting_bytes = 0
+        self._oldest = 0.0
+        self._flush_scheduled = False
+        self._in_flight: list[Request] | None = None
+        self._in_flight_since = 0.0
+        self._stopping = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # In.
+
+    def propose(self, kind: int, message: bytes, request: Any, caller: Any, tag: int) -> None:
+        """Takes a request. The answer goes to `caller`, None for nobody, in a later iteration of
+        the loop.
+        """
+        waiting = self._waiting
+        if not waiting:
+            if self._stopping:
+                self.answers.failed(caller, tag, StoppedError())
+                return
+            self._oldest = self.loop.time()
+            if self._in_flight is None and not self._flush_scheduled:
+                self._flush_scheduled = True
+                self.loop.call_soon(self._flush)
+        if (
+            len(waiting) >= self.limits.waiting_requests
+            or self._waiting_bytes > self.limits.waiting_bytes
+        ):
+            self.answers.failed(caller, tag, OverloadedError())
+            return
+        self._waiting_bytes += len(message)
+        waiting.append((kind, message, request, caller, tag))
+
+    def become_leader(self) -> None:
+        """Begins a new term with an empty entry, as Raft's leaders do (paper, section 8)."""
+        self.term += 1
+        self.loop.call_soon(self._write, [], self.loop.time())
+        self._in_flight = []
+
+    async def idle(self) -> None:
+        """Waits until nothing is in the pipeline."""
+        await self._idle.wait()
+
+    async def stop(self) -> None:
+        """Takes no more, lets what is in the pipeline end, and ends the log's thread."""
+        self._stopping = True
+        await self.idle()
+        await self.loop.run_in_executor(None, self._writer.close)
+
+    # Through.
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        if self._in_flight is not None or not self._waiting:
+            return
+        batch, started = self._waiting, self._oldest
+        if self._waiting_bytes > self.limits.entry_bytes:
+            batch = self._split()
+        else:
+            self._waiting, self._waiting_bytes = [], 0
+        self._idle.clear()
+        self._write(batch, started)
+
+    def _split(self) -> list[Request]:
+        """Takes an entry's worth of the waiting requests."""
+        size = taken = 0
+        while taken < len(self._waiting) and size < self.limits.entry_bytes:
+            size += len(self._waiting[taken][1])
+            taken += 1
+        batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        self._waiting_bytes -= size
+        return batch
+
+    def _write(self, batch: list[Request], started: float) -> None:
+        self._in_flight, self._in_flight_since = batch, started
+        self.index += 1
+        entry = Entry(self.term, self.index, encode((item[0], item[1]) for item in batch))
+        hard_state = None
+        if self.term != self.wal.hard_state.term:
+            hard_state = HardState(self.term, 0, self.index)
+        self.appended_bytes += len(entry.data)
+        self._writer.submit(
+            lambda wal: wal.append((entry,), hard_state),
+            lambda: self._synced(entry, batch, started),
+        )
+
+    def _synced(self, entry: Entry, batch: list[Request], started: float) -> None:
+        begun = self.loop.time()
+        applier = self.applier
+        handlers = applier.handlers
+        term, position = entry.term, entry.index
+        results: list[tuple[Any, int, int, bytes]] = []
+        failures: list[tuple[Any, int, Exception]] = []
+        for number, (kind, _, request, caller, tag) in enumerate(batch):
+            if kind != Kind.PUT:
+                applier.at(term, position, number)
+            try:
+                revision, body = handlers[kind](request)
+            except REFUSALS as error:
+                failures.append((caller, tag, error))
+                continue
+            results.append((caller, tag, revision, body))
+        applier.finish(term, position)
+        self._in_flight = None
+        # The next entry is on its way to the disk before this one's callers are answered.
+        self._flush()
+        applied = self.loop.time()
+        succeeded, failed = self.answers.succeeded, self.answers.failed
+        for caller, tag, revision, body in results:
+            if caller is not None:
+                succeeded(caller, tag, revision, body)
+        for caller, tag, refusal in failures:
+            if caller is not None:
+                failed(caller, tag, refusal)
+        for follow_up in self.after_apply:
+            follow_up()
+        if applied - begun > self.limits.slow_apply or applied - started > self.limits.slow_request:
+            self._log_slow(batch, begun - started, applied - begun)
+        if self._in_flight is None:
+            self._idle.set()
+
+    def _log_slow(self, batch: list[Request], waited: float, applying: float) -> None:
+        slowest = max(batch, key=lambda request: len(request[1]), default=None)
+        self.log.warn(
+            "apply request took too long",
+            took=waited + applying,
+            **{
+                "expected-duration": self.limits.slow_apply,
+                "waited-for-log": waited,
+                "applying": applying,
+                "requests": len(batch),
+                "largest-request": "" if slowest is None else _describe(slowest),
+            },
+        )
+
+    # Around.
+
+    def submit(self, job: Callable[[Wal], None], done: Callable[[], None]) -> None:
+        """Runs a job on the log's thread, between appends, then `done` on the loop."""
+        self._writer.submit(job, done)
+
+    def time_out(self) -> None:
+        """Tells callers whose requests wait for too long; to be called now and then."""
+        overdue = self.loop.time() - self.limits.request_timeout
+        late = self._in_flight or [] if self._in_flight_since < overdue else []
+        if self._oldest < overdue:
+            late = late + self._waiting
+        for _, _, _, caller, tag in late:
+            if caller is not None:
+                self.answers.failed(caller, tag, TimedOutError())
+
+    def _fail(self, error: Exception) -> None:
+        self._stopping = True
+        self._on_failure(error)
+
+
+def _describe(request: Request) -> str:
+    kind, message, parsed, _, _ = request
+    key = getattr(parsed, "key", b"")
+    return f"{Kind(kind).name.lower()} key:{key!r} size:{len(message)}"

@@ -1,0 +1,1 @@
+"""Disk: the Raft log, and the RocksDB database that the keyspace lives in."""
