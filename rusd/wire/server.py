@@ -1,0 +1,218 @@
+"""The server: listens, finds out which protocol a connection speaks, and watches its times."""
+
+import asyncio
+import logging
+import ssl as tls
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Final, cast
+
+from rusd.wire.connection import Connection, peer_name
+from rusd.wire.frames import PREFACE
+from rusd.wire.headers import Router
+from rusd.wire.http1 import Http1Connection, HttpRequest, HttpResponse
+from rusd.wire.limits import Limits
+from rusd.wire.service import StreamMethod, UnaryMethod
+from rusd.wire.turn import Turn
+
+__all__ = ["Limits", "Server"]
+
+_NEVER: Final = float("inf")
+_DEADLINE_GRAIN: Final = 0.02
+_CHECK_INTERVAL: Final = 1.0
+
+_Any = Connection | Http1Connection
+
+
+class Server:
+    """Serves gRPC methods over HTTP/2, and plain requests over HTTP/1.1, on the same ports.
+
+    Make it inside the event loop that it is to run on.
+    """
+
+    def __init__(
+        self,
+        methods: Sequence[UnaryMethod | StreamMethod],
+        http: Callable[[HttpRequest], HttpResponse],
+        limits: Limits,
+        log: logging.Logger,
+    ) -> None:
+        self.limits = limits
+        self.log = log
+        self.http = http
+        self.turn = Turn([m for m in methods if isinstance(m, UnaryMethod)], log)
+        streams = [m for m in methods if isinstance(m, StreamMethod)]
+        self.router = Router(self.turn.batches, streams)
+        self._loop = asyncio.get_running_loop()
+        self._listeners: list[asyncio.Server] = []
+        self._arrivals: set[_Arrival] = set()
+        self._connections: set[_Any] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._next_deadline = _NEVER
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._check_timer: asyncio.TimerHandle | None = None
+
+    async def listen(
+        self,
+        host: str,
+        port: int,
+        ssl: tls.SSLContext | None = None,
+        *,
+        reuse_address: bool | None = None,
+        reuse_port: bool | None = None,
+    ) -> None:
+        """Serve on an address; port 0 takes a free one. Raises OSError when it cannot be bound."""
+        listener = await self._loop.create_server(
+            lambda: _Arrival(self),
+            host or None,
+            port,
+            ssl=ssl,
+            backlog=1024,
+            reuse_address=reuse_address,
+            reuse_port=reuse_port,
+        )
+        self._listeners.append(listener)
+        if self._check_timer is None:
+            self._check_timer = self._loop.call_later(_CHECK_INTERVAL, self._check)
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of every listening socket."""
+        names = [s.getsockname() for listener in self._listeners for s in listener.sockets]
+        return [(name[0], name[1]) for name in names]
+
+    async def drain(self, timeout: float) -> None:
+        """Stop listening, let open calls finish for up to `timeout` seconds, then close."""
+        for listener in self._listeners:
+            listener.close()
+        for arrival in list(self._arrivals):
+            arrival.abort()
+        for connection in list(self._connections):
+            connection.drain()
+        try:
+            await asyncio.wait_for(self._empty.wait(), timeout)
+        except TimeoutError:
+            self.log.info("closing connections with open calls")
+        await self.close()
+
+    async def close(self) -> None:
+        """Stop listening and close every connection; open calls are lost."""
+        for listener in self._listeners:
+            listener.close()
+        for arrival in list(self._arrivals):
+            arrival.abort()
+        for connection in list(self._connections):
+            connection.close()
+        try:
+            await asyncio.wait_for(self._empty.wait(), 2 * Connection.LINGER)
+        except TimeoutError:
+            for connection in list(self._connections):
+                connection.abort()
+        for timer in (self._check_timer, self._deadline_timer):
+            if timer is not None:
+                timer.cancel()
+        self._check_timer = self._deadline_timer = None
+
+    # --- what connections tell ---------------------------------------------------------------
+
+    def arrived(self, arrival: "_Arrival") -> None:
+        """A connection is there that has not shown its protocol."""
+        self._arrivals.add(arrival)
+
+    def departed(self, arrival: "_Arrival") -> None:
+        """It has, or it is gone."""
+        self._arrivals.discard(arrival)
+
+    def joined(self, connection: _Any) -> None:
+        """A connection can have calls now."""
+        self._connections.add(connection)
+        self._empty.clear()
+
+    def left(self, connection: _Any) -> None:
+        """A connection is gone."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._empty.set()
+
+    def expect(self, deadline: float) -> None:
+        """Call `expire` on the connections that are due at `deadline` (monotonic seconds).
+
+        One timer serves all calls. It fires at the earliest deadline that a connection had when it
+        last looked, so calls that are answered in time cost it nothing.
+        """
+        if deadline < self._next_deadline:
+            self._next_deadline = deadline
+            if self._deadline_timer is not None:
+                self._deadline_timer.cancel()
+            delay = max(deadline - monotonic(), _DEADLINE_GRAIN)
+            self._deadline_timer = self._loop.call_later(delay, self._expire)
+
+    def _expire(self) -> None:
+        self._deadline_timer = None
+        self._next_deadline = _NEVER
+        now = monotonic()
+        for connection in list(self._connections):
+            if isinstance(connection, Connection):
+                if connection.next_deadline <= now:
+                    connection.expire(now)
+                elif connection.next_deadline < _NEVER:
+                    self.expect(connection.next_deadline)
+
+    def _check(self) -> None:
+        now = monotonic()
+        for arrival in list(self._arrivals):
+            arrival.check(now)
+        for connection in list(self._connections):
+            connection.check(now)
+        self._check_timer = self._loop.call_later(_CHECK_INTERVAL, self._check)
+
+
+class _Arrival(asyncio.Protocol):
+    """A connection whose first bytes are not enough to tell HTTP/2 from HTTP/1.1."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._transport: asyncio.Transport | None = None
+        self._data = b""
+        self._since = monotonic()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have the methods of asyncio.Transport without being one.
+        self._transport = cast(asyncio.Transport, transport)
+        self._server.arrived(self)
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._transport = None
+        self._server.departed(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        if len(self._data) < len(PREFACE) and PREFACE.startswith(self._data):
+            return
+        server, transport = self._server, self._transport
+        if transport is None:
+            return
+        server.departed(self)
+        protocol: _Any
+        if self._data.startswith(PREFACE):
+            protocol = Connection(server.turn, server.router, server, server.limits, server.log)
+        else:
+            protocol = Http1Connection(server.http, server, server.limits, server.log)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(self._data)
+
+    def check(self, now: float) -> None:
+        """Close it when it has kept silent for too long."""
+        if now - self._since > self._server.limits.handshake_timeout:
+            if self._transport is not None:
+                self._server.log.info(
+                    "no request in time", extra={"peer": peer_name(self._transport)}
+                )
+            self.abort()
+
+    def abort(self) -> None:
+        """End it."""
+        if self._transport is not None:
+            self._transport.abort()

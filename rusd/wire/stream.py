@@ -1,0 +1,118 @@
+"""A stream that needs more than a look-up: a streaming call, or a unary call whose request or
+response does not fit in one frame or window.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING
+
+from rusd.wire.flow import ReceiveWindow, SendQueue
+from rusd.wire.frames import DATA
+from rusd.wire.grpc import PREFIX_BYTES, MessageReader, Status
+
+if TYPE_CHECKING:
+    from rusd.wire.connection import Connection
+    from rusd.wire.service import Call, RequestHead, StreamHandler
+
+_pack_prefix = Struct(">BI").pack
+_pack_data = Struct(">HBBBIBI").pack  # frame head and message prefix
+
+
+class Stream:
+    """The sending half of a streaming call. Use it on the event loop only.
+
+    The attributes below `backlog` belong to the connection.
+    """
+
+    __slots__ = (
+        "batch",
+        "body_bytes",
+        "closed",
+        "connection",
+        "ending",
+        "handler",
+        "head",
+        "headers_sent",
+        "held",
+        "id",
+        "queue",
+        "reader",
+        "receive",
+        "remote_closed",
+        "request",
+        "window",
+    )
+
+    def __init__(
+        self, connection: Connection, stream_id: int, head: RequestHead, window: int
+    ) -> None:
+        self.connection = connection
+        self.id = stream_id
+        self.head = head
+        self.window = window
+        """What the peer lets us send on this stream; negative after it shrank its settings."""
+        self.queue = SendQueue()
+        self.ending: bytes | None = None
+        """Header block of the trailers, once the call is finished."""
+        self.headers_sent = False
+        self.closed = False
+        self.remote_closed = False
+        self.receive = ReceiveWindow()
+        self.reader = MessageReader(head.encoding, connection.limits.max_message_bytes)
+        self.held = 0
+        """Bytes of an unfinished request message, as the connection has counted them."""
+        self.body_bytes = 0
+        self.request: bytes | None = None
+        """The message of a unary call that has not ended yet."""
+        self.batch: list[Call] | None = None
+        self.handler: StreamHandler | None = None
+
+    def send(self, *parts: bytes) -> None:
+        """Send one message, whose body is the parts joined; they are kept, not copied.
+
+        Does nothing when the stream is closed or finished.
+        """
+        if self.closed or self.ending is not None:
+            return
+        connection = self.connection
+        length = sum(map(len, parts))
+        size = length + PREFIX_BYTES
+        if not self.headers_sent:
+            connection.send_headers(self)
+        if (
+            size <= self.window
+            and size <= connection.window
+            and size <= connection.max_frame
+            and not self.queue.size
+        ):
+            self.window -= size
+            connection.window -= size
+            head = _pack_data(size >> 8, size & 0xFF, DATA, 0, self.id, 0, length)
+            connection.write(head, *parts, size=size)
+        else:
+            connection.enqueue(self, (_pack_prefix(0, length), *parts), size)
+
+    def finish(self, status: Status | None = None) -> None:
+        """End the call with `status`, None for OK, after what was sent before.
+
+        Does nothing when the stream is closed or finished.
+        """
+        if not self.closed and self.ending is None:
+            self.connection.finish(self, status)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes accepted by `send` and not handed to the kernel: those that wait for the stream's
+        window, and, since they go first, those of the whole connection.
+        """
+        return self.queue.size + self.connection.unsent
+
+    @property
+    def congested(self) -> bool:
+        """The backlog is over the high-water mark: stop sending until `writable` is called."""
+        limits = self.connection.limits
+        if self.queue.size + self.connection.unsent <= limits.stream_high_water:
+            return False
+        self.connection.congest(self)
+        return True

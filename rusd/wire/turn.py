@@ -1,0 +1,84 @@
+"""One turn of the event loop: what arrives in it is handled together, what it answers is written
+together.
+
+Each unary method has one list of finished calls, for all connections. The first call that lands in
+an empty turn schedules one callback; it hands each method its calls, then writes each connection
+that has something to write once.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from rusd.wire.grpc import Code, Status
+from rusd.wire.service import Call, UnaryMethod
+
+
+class Flushable(Protocol):
+    """What has bytes to write at the end of a turn."""
+
+    def flush(self) -> None:
+        """Write them."""
+
+
+class Turn:
+    """The calls and the connections of the present turn."""
+
+    def __init__(self, methods: Sequence[UnaryMethod], log: logging.Logger) -> None:
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._handlers: list[tuple[list[Call], UnaryMethod]] = [([], m) for m in methods]
+        self.batches = {method.path.encode(): batch for batch, method in self._handlers}
+        """Where finished calls go, by path. The same lists for life."""
+        self._dirty: list[Flushable] = []
+        self._running = False
+        self._scheduled = False
+
+    def wake(self) -> None:
+        """Something was put into a batch: run this turn."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._run)
+
+    def mark(self, connection: Flushable) -> None:
+        """`connection` has bytes to write. Call it once a turn."""
+        self._dirty.append(connection)
+        if not self._running:
+            self.wake()
+
+    def later(self, callback: Callable[[], None]) -> None:
+        """Call it in a following turn."""
+        self._loop.call_soon(callback)
+
+    def after(self, delay: float, callback: Callable[[], None]) -> None:
+        """Call it in `delay` seconds."""
+        self._loop.call_later(delay, callback)
+
+    def _run(self) -> None:
+        self._scheduled = False
+        self._running = True
+        try:
+            for batch, method in self._handlers:
+                if batch:
+                    calls = batch.copy()
+                    batch.clear()
+                    self._handle(method, calls)
+        finally:
+            self._running = False
+            self._flush()
+
+    def _handle(self, method: UnaryMethod, calls: list[Call]) -> None:
+        try:
+            method.handle(calls)
+        except Exception:
+            self._log.exception("handler failed", extra={"path": method.path})
+            for connection, stream_id, _, _ in calls:
+                connection.fail(stream_id, Status(Code.INTERNAL, "internal error"))
+
+    def _flush(self) -> None:
+        # A flush can make more connections dirty: a handler told "writable" may answer elsewhere.
+        while self._dirty:
+            dirty, self._dirty = self._dirty, []
+            for connection in dirty:
+                connection.flush()
