@@ -89,8 +89,9 @@ class WatchStream:
     promises that need no second server to see.
     """
 
-    def __init__(self, channel: grpc.Channel) -> None:
-        """Open the stream."""
+    def __init__(self, channel: grpc.Channel, seconds: float = ANSWER_SECONDS) -> None:
+        """Open the stream; what is awaited on it may take `seconds`."""
+        self._seconds = seconds
         self.controls: list[Message] = []
         self.progress: list[rpc.WatchResponse] = []
         self.events: dict[int, list[kv.Event]] = {}
@@ -109,26 +110,26 @@ class WatchStream:
         """Send one request."""
         self._requests.put(request)
 
-    def wait(self, done: Callable[[], bool], seconds: float) -> bool:
+    def wait(self, done: Callable[[], bool], seconds: float | None = None) -> bool:
         """Wait until `done`, which is asked after every answer, holds; False if it is too late."""
         with self._changed:
-            return self._changed.wait_for(done, seconds)
+            return self._changed.wait_for(done, self._seconds if seconds is None else seconds)
 
     def await_controls(self, count: int) -> list[Message]:
         """Wait for `count` control answers; return those that came in time."""
-        self.wait(lambda: len(self.controls) >= count or bool(self.faults), ANSWER_SECONDS)
+        self.wait(lambda: len(self.controls) >= count or bool(self.faults))
         return list(self.controls)
 
     def await_events(self, watch_id: int, count: int) -> list[kv.Event]:
         """Wait for `count` events of a watcher; return those that came in time."""
-        self.wait(lambda: len(self.events[watch_id]) >= count or bool(self.faults), ANSWER_SECONDS)
+        self.wait(lambda: len(self.events[watch_id]) >= count or bool(self.faults))
         return list(self.events[watch_id])
 
     def close(self) -> None:
         """Cancel the call and end its threads."""
         self._call.cancel()
         self._requests.put(None)
-        self._reader.join(ANSWER_SECONDS)
+        self._reader.join(self._seconds)
 
     def _sent(self) -> Iterator[rpc.WatchRequest]:
         while (request := self._requests.get()) is not None:
@@ -206,9 +207,9 @@ class Client:
         )(iter([rpc.LeaseKeepAliveRequest(ID=lease)]), timeout=ANSWER_SECONDS)
         return _answer(lambda: next(call))
 
-    def watch_stream(self) -> WatchStream:
+    def watch_stream(self, seconds: float = ANSWER_SECONDS) -> WatchStream:
         """Open a Watch stream."""
-        return WatchStream(self._channel)
+        return WatchStream(self._channel, seconds)
 
     def close(self) -> None:
         """Close the channel."""

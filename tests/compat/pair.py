@@ -73,17 +73,20 @@ class _StreamPair:
 class Pair:
     """The reference and the subject, and what the answers of both have shown of their state."""
 
-    def __init__(self, reference: grpc.Channel, subject: grpc.Channel) -> None:
-        """Take over channels to two servers that hold the same; `close` closes them."""
+    def __init__(
+        self, reference: grpc.Channel, subject: grpc.Channel, seconds: float = ANSWER_SECONDS
+    ) -> None:
+        """Take over channels to two new servers; what is awaited may take `seconds`."""
+        self._seconds = seconds
         self.revision = 1
         self.compacted = 0
         self._clients = (Client(reference), Client(subject))
         self._streams: dict[int, _StreamPair] = {}
-        self._history = self._clients[0].watch_stream()
+        self._history = self._clients[0].watch_stream(seconds)
         everything = rpc.WatchCreateRequest(key=b"\0", range_end=b"\0", prev_kv=True)
         everything.start_revision = 1
         self._history.send(rpc.WatchRequest(create_request=everything))
-        if not self._history.wait(lambda: bool(self._history.controls), ANSWER_SECONDS):
+        if not self._history.wait(lambda: bool(self._history.controls)):
             raise DifferenceError("the reference does not create a watcher")
 
     def close(self) -> None:
@@ -129,7 +132,9 @@ class Pair:
     def _watch(self, number: int, request: rpc.WatchRequest) -> None:
         if number not in self._streams:
             reference, subject = self._clients
-            self._streams[number] = _StreamPair(reference.watch_stream(), subject.watch_stream())
+            self._streams[number] = _StreamPair(
+                reference.watch_stream(self._seconds), subject.watch_stream(self._seconds)
+            )
         pair = self._streams[number]
         match request.WhichOneof("request_union"):
             case "create_request":
@@ -196,7 +201,7 @@ class Pair:
         # No client can know whether a watcher lags: so it is asked until it answers.
         for stream in pair.both:
             stream.progress.clear()
-            answer = eventually(partial(_ask_progress, stream), ANSWER_SECONDS, every=0)
+            answer = eventually(partial(_ask_progress, stream), self._seconds, every=0)
             if answer is None:
                 raise DifferenceError("no answer to a progress request")
             if (answer.watch_id, answer.header.revision) != (-1, self.revision):
@@ -211,7 +216,7 @@ class Pair:
                 bool(events) and events[-1].kv.mod_revision >= self.revision
             )
 
-        if not self._history.wait(caught_up, ANSWER_SECONDS):
+        if not self._history.wait(caught_up):
             raise DifferenceError(f"the reference's own watcher did not reach {self.revision}")
         history = list(self._history.events[0])
         for number, pair in self._streams.items():

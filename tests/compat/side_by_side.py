@@ -9,6 +9,8 @@ from tests.compat.pair import DifferenceError, Pair
 from tests.compat.steps import Generator, Settle, Step
 
 SHOWN_STEPS = 20
+SHRINK_SECONDS = 3.0
+"""What a part of a failed run may wait for events; a wrong guess only shrinks less."""
 FAST = ("--unsafe-no-fsync",)
 """Flags of the reference: what it answers counts, not what it keeps."""
 
@@ -47,7 +49,7 @@ def run_seed(reference: grpc.Channel, subject: grpc.Channel, seed: int, count: i
 
 def differs(reference: grpc.Channel, subject: grpc.Channel, steps: Iterable[Step]) -> str:
     """Run given steps on two servers that are both new; return the difference, or nothing."""
-    pair = Pair(reference, subject)
+    pair = Pair(reference, subject, SHRINK_SECONDS)
     try:
         for step in steps:
             pair.run(step)
