@@ -35,30 +35,29 @@ def main() -> int:
     etcd = (f"{programs}/etcd",)
     subject = etcd if chosen.subject == "etcd" else rusd_command()
 
-    def channels(stack: ExitStack) -> list[grpc.Channel]:
+    def channels(stack: ExitStack) -> tuple[grpc.Channel, grpc.Channel]:
         """Channels to two new servers, which end with `stack`."""
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        return [
+        return (
             stack.enter_context(running(etcd, folder / "reference", FAST)).channel(),
             stack.enter_context(running(subject, folder / "subject")).channel(),
-        ]
+        )
 
-    def fails(steps: Sequence[Step]) -> bool:
+    def difference(steps: Sequence[Step]) -> str:
         with ExitStack() as stack:
-            reference, tried = channels(stack)
-            return bool(differs(reference, tried, steps))
+            return differs(*channels(stack), steps)
 
     for seed in range(chosen.seed, chosen.seed + chosen.runs):
         started = time.monotonic()
         try:
             with ExitStack() as stack:
-                reference, tried = channels(stack)
-                run_seed(reference, tried, seed, chosen.steps)
+                run_seed(*channels(stack), seed, chosen.steps)
         except RunFailedError as error:
             print(error, flush=True)
             if chosen.shrink:
-                print("shrunk to:")
-                print("\n".join(f"  {step}" for step in shrink(error.steps, fails)))
+                steps = shrink(error.steps, lambda steps: bool(difference(steps)))
+                print("shrunk to:", *steps, sep="\n  ")
+                print("which gives:", difference(steps))
             return 1
         seconds = time.monotonic() - started
         print(f"seed {seed}: {chosen.steps} steps equal, {seconds:.1f} s", flush=True)

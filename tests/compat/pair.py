@@ -84,7 +84,6 @@ class Pair:
         self._streams: dict[int, _StreamPair] = {}
         self._history = self._clients[0].watch_stream(seconds)
         everything = rpc.WatchCreateRequest(key=b"\0", range_end=b"\0", prev_kv=True)
-        everything.start_revision = 1
         self._history.send(rpc.WatchRequest(create_request=everything))
         if not self._history.wait(lambda: bool(self._history.controls)):
             raise DifferenceError("the reference does not create a watcher")
