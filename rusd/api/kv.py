@@ -13,7 +13,7 @@ from rusd.api.validate import check_delete_range, check_put, check_range, check_
 from rusd.mvcc.errors import KeyspaceError
 from rusd.mvcc.keyspace import Keyspace
 from rusd.mvcc.ranges import read_range
-from rusd.mvcc.txn import is_read_only, read_only_txn
+from rusd.mvcc.txn import Plan, read_only_txn
 from rusd.node.compactor import Compactor
 from rusd.node.entry import Kind
 from rusd.node.pipeline import Pipeline
@@ -136,23 +136,23 @@ class KV:
         most, most_ops = self._max_request_bytes, self._max_txn_ops
         for connection, stream, _, message in calls:
             try:
-                request = parse(message)
+                plan = Plan(parse(message))
             except DecodeError:
                 connection.fail(stream, errors.MALFORMED)
                 continue
-            error = check_txn(request, most_ops)
+            error = check_txn(plan, most_ops)
             if error is not None:
                 connection.fail(stream, error)
-            elif is_read_only(request):
-                self._read_only_txn(connection, stream, request)
+            elif plan.read_only:
+                self._read_only_txn(connection, stream, plan)
             elif len(message) > most:
                 connection.fail(stream, errors.REQUEST_TOO_LARGE)
             else:
-                propose(Kind.TXN, message, request, connection, stream)
+                propose(Kind.TXN, message, plan, connection, stream)
 
-    def _read_only_txn(self, connection: Caller, stream: int, request: TxnRequest) -> None:
+    def _read_only_txn(self, connection: Caller, stream: int, plan: Plan) -> None:
         try:
-            body = read_only_txn(self._keyspace, request)
+            body = read_only_txn(self._keyspace, plan)
         except KeyspaceError as error:
             connection.fail(stream, errors.status_of(error))
         else:

@@ -3,12 +3,14 @@
 Each check returns the error, or None.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from sortedcontainers import SortedList
 
 from rusd.api import errors
-from rusd.pb.rpc_pb2 import DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest
+from rusd.mvcc.txn import DELETE_RANGE, PUT, RANGE, TXN, Operation, Plan
+from rusd.pb.rpc_pb2 import DeleteRangeRequest, PutRequest, RangeRequest
 from rusd.wire.grpc import Status
 
 
@@ -34,39 +36,40 @@ def check_delete_range(request: DeleteRangeRequest) -> Status | None:
     return None if request.key else errors.EMPTY_KEY
 
 
-def check_txn(request: TxnRequest, max_operations: int) -> Status | None:
+def check_txn(plan: Plan, max_operations: int) -> Status | None:
     """Checks a transaction and those nested in it: its size, each operation, and that no key is
     put twice, or put and deleted, on one path.
     """
-    return _check_operations(request, max_operations) or _check_overlaps(request)
+    return _check_operations(plan, max_operations) or _check_overlaps(plan)
 
 
-def _check_operations(request: TxnRequest, max_operations: int) -> Status | None:
-    operations = max(len(request.compare), len(request.success), len(request.failure))
+def _check_operations(plan: Plan, max_operations: int) -> Status | None:
+    compares, success, failure = plan.compares, plan.success, plan.failure
+    operations = max(len(compares), len(success), len(failure))
     if operations > max_operations:
         return errors.TOO_MANY_OPS
-    for compare in request.compare:
+    for compare in compares:
         if not compare.key:
             return errors.EMPTY_KEY
-    for branch in (request.success, request.failure):
-        for op in branch:
-            error = _check_operation(op, max_operations - operations)
+    for branch in (success, failure):
+        for kind, request in branch:
+            check = _CHECKS.get(kind)
+            if check is not None:
+                error = check(request)
+            elif kind == TXN:
+                error = _check_operations(request, max_operations - operations)
+            else:
+                error = errors.KEY_NOT_FOUND
             if error is not None:
                 return error
     return None
 
 
-def _check_operation(op: RequestOp, max_operations: int) -> Status | None:
-    match op.WhichOneof("request"):
-        case "request_put":
-            return check_put(op.request_put)
-        case "request_range":
-            return check_range(op.request_range)
-        case "request_delete_range":
-            return check_delete_range(op.request_delete_range)
-        case "request_txn":
-            return _check_operations(op.request_txn, max_operations)
-    return errors.KEY_NOT_FOUND
+_CHECKS: Final[dict[int, Callable[[Any], Status | None]]] = {
+    PUT: check_put,
+    RANGE: check_range,
+    DELETE_RANGE: check_delete_range,
+}
 
 
 class _Effects:
@@ -77,15 +80,13 @@ class _Effects:
         self.deletes: list[tuple[bytes, bytes | None]] = []
 
 
-def _check_overlaps(request: TxnRequest) -> Status | None:
-    if len(request.success) < 2 and len(request.failure) < 2:
-        # One operation overlaps with nothing, unless it is a transaction of several.
-        branches = (*request.success, *request.failure)
-        if all(op.WhichOneof("request") != "request_txn" for op in branches):
-            return None
+def _check_overlaps(plan: Plan) -> Status | None:
+    # One operation overlaps with nothing, unless it is a transaction of several.
+    if len(plan.success) < 2 and len(plan.failure) < 2 and not plan.nests:
+        return None
     try:
-        _effects(request.success)
-        _effects(request.failure)
+        _effects(plan.success)
+        _effects(plan.failure)
     except _OverlapError:
         return errors.DUPLICATE_KEY
     return None
@@ -95,22 +96,21 @@ class _OverlapError(Exception):
     """A key is put twice, or put and deleted, on one path."""
 
 
-def _effects(operations: Iterable[RequestOp]) -> _Effects:
+def _effects(operations: Iterable[Operation]) -> _Effects:
     """The effects of all operations of a branch. Raises _OverlapError."""
     total = _Effects()
-    for op in operations:
+    for kind, request in operations:
         effects = _Effects()
-        match op.WhichOneof("request"):
-            case "request_put":
-                effects.puts.add(op.request_put.key)
-            case "request_delete_range":
-                effects.deletes.append(_deleted(op.request_delete_range))
-            case "request_txn":
-                # Only one branch is carried out, so they may overlap with one another.
-                for branch in (op.request_txn.success, op.request_txn.failure):
-                    of_branch = _effects(branch)
-                    effects.puts |= of_branch.puts
-                    effects.deletes += of_branch.deletes
+        if kind == PUT:
+            effects.puts.add(request.key)
+        elif kind == DELETE_RANGE:
+            effects.deletes.append(_deleted(request))
+        elif kind == TXN:
+            # Only one branch is carried out, so they may overlap with one another.
+            for branch in (request.success, request.failure):
+                of_branch = _effects(branch)
+                effects.puts |= of_branch.puts
+                effects.deletes += of_branch.deletes
         if (
             total.puts & effects.puts
             or _overlap(total.puts, effects.deletes)

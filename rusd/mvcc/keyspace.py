@@ -172,10 +172,10 @@ class Keyspace:
         last = len(self.keys) if end is None else self.keys.bisect_left(end)
         return max(0, last - self.keys.bisect_left(start))
 
-    @property
-    def read_revision(self) -> int:
-        """The revision that a read now sees: the one under way, once it has a change."""
-        return self._main if self._sub else self.revision
+    def inner_header(self) -> bytes:
+        """Field 1 of a response inside a transaction: a header with the read revision alone."""
+        packed = self._main_varint if self._sub else varint(self.revision)
+        return b"\x0a" + varint(len(packed) + 1) + b"\x18" + packed
 
     # Changes.
 

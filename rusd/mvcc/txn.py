@@ -6,13 +6,13 @@ response has a header with a revision, a nested transaction an empty one.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 from rusd.mvcc.errors import KeyNotFoundError, LeaseNotFoundError
 from rusd.mvcc.keyspace import Keyspace, Meta
 from rusd.mvcc.ranges import check_revision, item_value, read_range, run
-from rusd.mvcc.records import field, range_end, varint
+from rusd.mvcc.records import range_end, varint
 from rusd.pb.rpc_pb2 import (
     Compare,
     DeleteRangeRequest,
@@ -21,6 +21,55 @@ from rusd.pb.rpc_pb2 import (
     RequestOp,
     TxnRequest,
 )
+
+RANGE, PUT, DELETE_RANGE, TXN = 1, 2, 3, 4
+"""Kinds of operations; the field numbers of RequestOp."""
+
+Operation = tuple[int, Any]
+"""Kind, and its request; of a nested transaction its `Plan`. Kind 0 is an operation that names no
+request."""
+
+
+class Plan:
+    """A TxnRequest taken apart once, for all who look at it."""
+
+    __slots__ = ("compares", "failure", "nests", "past", "read_only", "success")
+
+    def __init__(self, request: TxnRequest) -> None:
+        self.compares: list[Compare] = list(request.compare)
+        self.nests = False
+        """Whether a branch has a transaction."""
+        self.past = False
+        """Whether an operation may read an earlier revision, for which tables must be written."""
+        self.read_only = True
+        """Whether all operations of both branches are ranges."""
+        self.success = self._operations(request.success)
+        self.failure = self._operations(request.failure)
+
+    def _operations(self, branch: Iterable[RequestOp]) -> list[Operation]:
+        operations: list[Operation] = []
+        for op in branch:
+            kind = op.WhichOneof("request")
+            if kind == "request_put":
+                self.read_only = False
+                operations.append((PUT, op.request_put))
+            elif kind == "request_range":
+                request = op.request_range
+                if request.revision > 0:
+                    self.past = True
+                operations.append((RANGE, request))
+            elif kind == "request_delete_range":
+                self.read_only = False
+                operations.append((DELETE_RANGE, op.request_delete_range))
+            elif kind == "request_txn":
+                nested = Plan(op.request_txn)
+                self.read_only, self.nests = False, True
+                self.past = self.past or nested.past
+                operations.append((TXN, nested))
+            else:
+                self.read_only = False
+                operations.append((0, None))
+        return operations
 
 
 class Result(NamedTuple):
@@ -43,24 +92,19 @@ def delete_range(keyspace: Keyspace, request: DeleteRangeRequest) -> Result:
     return Result(keyspace.end(), body)
 
 
-def txn(keyspace: Keyspace, request: TxnRequest) -> Result:
-    """Applies a TxnRequest: compares, then the operations of one branch, as one revision."""
+def txn(keyspace: Keyspace, plan: Plan) -> Result:
+    """Applies a transaction: compares, then the operations of one branch, as one revision."""
     keyspace.counters.txns += 1
-    path = _choose(keyspace, request)
+    path = _choose(keyspace, plan)
     past = _check(keyspace, path)
     body = _execute(keyspace, path, past)
     return Result(keyspace.end(), body)
 
 
-def reads_past(request: TxnRequest) -> bool:
-    """Whether any operation reads an earlier revision, for which the tables must be written."""
-    return any(
-        op.request_range.revision > 0
-        if (kind := op.WhichOneof("request")) == "request_range"
-        else kind == "request_txn" and reads_past(op.request_txn)
-        for branch in (request.success, request.failure)
-        for op in branch
-    )
+def read_only_txn(keyspace: Keyspace, plan: Plan) -> bytes:
+    """Answers a transaction of ranges only, as of now. Returns a TxnResponse's body."""
+    path = _choose(keyspace, plan)
+    return _execute(keyspace, path, _check(keyspace, path))
 
 
 def check_put(keyspace: Keyspace, request: PutRequest) -> None:
@@ -114,22 +158,29 @@ class _Path(NamedTuple):
     """A transaction's chosen branch, and that of each transaction nested in it, by position."""
 
     succeeded: bool
-    operations: list[RequestOp]
+    operations: list[Operation]
     nested: dict[int, "_Path"]
 
 
-def _choose(keyspace: Keyspace, request: TxnRequest) -> _Path:
+def _choose(keyspace: Keyspace, plan: Plan) -> _Path:
     """Evaluates all compares, nested ones too, before any operation takes effect."""
-    succeeded = all(_holds(keyspace, compare) for compare in request.compare)
-    operations = list(request.success if succeeded else request.failure)
+    succeeded = True
+    for compare in plan.compares:
+        if not _holds(keyspace, compare):
+            succeeded = False
+            break
+    operations = plan.success if succeeded else plan.failure
+    if not plan.nests:
+        return _Path(succeeded, operations, _NOTHING_NESTED)
     nested = {
-        position: _choose(keyspace, op.request_txn)
-        for position, op in enumerate(operations)
-        if op.WhichOneof("request") == "request_txn"
+        position: _choose(keyspace, request)
+        for position, (kind, request) in enumerate(operations)
+        if kind == TXN
     }
     return _Path(succeeded, operations, nested)
 
 
+_NOTHING_NESTED: Final[dict[int, _Path]] = {}
 _RESULT: Final[dict[int, Callable[[Any, Any], bool]]] = {
     Compare.EQUAL: operator.eq,
     Compare.GREATER: operator.gt,
@@ -182,64 +233,59 @@ def _compares(compare: Compare, meta: Meta, item: bytes) -> bool:
 _Past = dict[int, bytes]
 """Bodies of reads of earlier revisions, by id of their request: they were read with the checks."""
 
+_NO_PAST: Final[_Past] = {}
+
 
 def _check(keyspace: Keyspace, path: _Path) -> _Past:
-    past: _Past = {}
-    for position, op in enumerate(path.operations):
-        match op.WhichOneof("request"):
-            case "request_put":
-                check_put(keyspace, op.request_put)
-            case "request_range":
-                check_revision(keyspace, op.request_range.revision)
-                if 0 < op.request_range.revision < keyspace.revision:
-                    past[id(op)] = run(read_range(keyspace, op.request_range))
-            case "request_txn":
-                past |= _check(keyspace, path.nested[position])
+    past = _NO_PAST
+    for position, (kind, request) in enumerate(path.operations):
+        if kind == PUT:
+            check_put(keyspace, request)
+        elif kind == RANGE:
+            if request.revision > 0:
+                check_revision(keyspace, request.revision)
+                if request.revision < keyspace.revision:
+                    past = {**past, id(request): run(read_range(keyspace, request))}
+        elif kind == TXN:
+            past = {**past, **_check(keyspace, path.nested[position])}
     return past
 
 
 def _execute(keyspace: Keyspace, path: _Path, past: _Past) -> bytes:
     """Carries out a branch. Returns a TxnResponse's body."""
     parts = [b"\x10\x01"] if path.succeeded else []
-    for position, op in enumerate(path.operations):
-        match op.WhichOneof("request"):
-            case "request_range":
-                tag = b"\x0a"
-                body = past[id(op)] if id(op) in past else _range(keyspace, op.request_range)
-            case "request_put":
-                tag, body = b"\x12", _put(keyspace, op.request_put)
-            case "request_delete_range":
-                tag, body = b"\x1a", _delete(keyspace, op.request_delete_range)
-            case "request_txn":
-                tag, body = b"\x22", _execute(keyspace, path.nested[position], past)
-        header = b"" if tag == b"\x22" else b"\x18" + varint(keyspace.read_revision)
-        parts.append(field(b"\x1a", field(tag, field(b"\x0a", header) + body)))
+    for position, (kind, request) in enumerate(path.operations):
+        if kind == PUT:
+            body = _put(keyspace, request)
+        elif kind == RANGE:
+            body = past[id(request)] if id(request) in past else _range(keyspace, request)
+        elif kind == DELETE_RANGE:
+            body = _delete(keyspace, request)
+        else:
+            body = _execute(keyspace, path.nested[position], past)
+        header = _EMPTY_HEADER if kind == TXN else keyspace.inner_header()
+        size = len(header) + len(body)
+        packed = varint(size)
+        parts += (
+            b"\x1a",
+            varint(1 + len(packed) + size),
+            _RESPONSE_TAG[kind],
+            packed,
+            header,
+            body,
+        )
     return b"".join(parts)
 
 
+_EMPTY_HEADER: Final = b"\x0a\x00"
+_RESPONSE_TAG: Final = {RANGE: b"\x0a", PUT: b"\x12", DELETE_RANGE: b"\x1a", TXN: b"\x22"}
+
+
 def _range(keyspace: Keyspace, request: RangeRequest) -> bytes:
+    key = request.key
+    # A range of a key alone, by its size: what Kubernetes asks for when a compare fails.
+    if len(key) < 128 and request.ByteSize() == len(key) + 2:
+        keyspace.counters.ranges += 1
+        item = keyspace.get(key)
+        return b"" if item is None else item + b"\x20\x01"
     return run(read_range(keyspace, request, in_transaction=True))
-
-
-def read_only_txn(keyspace: Keyspace, request: TxnRequest) -> bytes:
-    """Answers a transaction of ranges only, as of now. Returns a TxnResponse's body."""
-    path = _choose(keyspace, request)
-    return _execute(keyspace, path, _check(keyspace, path))
-
-
-def is_read_only(request: TxnRequest) -> bool:
-    """Whether all operations of a transaction are ranges, in both branches."""
-    return all(
-        op.WhichOneof("request") == "request_range"
-        for branch in (request.success, request.failure)
-        for op in branch
-    )
-
-
-def is_serializable(request: TxnRequest) -> bool:
-    """Whether all operations of a read-only transaction are serializable ranges."""
-    return all(
-        op.request_range.serializable
-        for branch in (request.success, request.failure)
-        for op in branch
-    )

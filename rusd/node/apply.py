@@ -11,7 +11,7 @@ from rusd.lease.lessor import LeaseError, Lessor
 from rusd.mvcc import txn
 from rusd.mvcc.errors import CompactedError, FutureRevisionError, KeyspaceError
 from rusd.mvcc.keyspace import Applied, Keyspace
-from rusd.mvcc.txn import Result
+from rusd.mvcc.txn import Plan, Result
 from rusd.node.alarms import Alarms
 from rusd.node.entry import Kind, decode
 from rusd.node.membership import Membership
@@ -24,7 +24,6 @@ from rusd.pb.rpc_pb2 import (
     LeaseGrantResponse,
     LeaseRevokeRequest,
     Member,
-    TxnRequest,
 )
 
 REFUSALS: Final = (KeyspaceError, LeaseError)
@@ -33,7 +32,7 @@ REFUSALS: Final = (KeyspaceError, LeaseError)
 PARSE: Final[dict[int, Callable[[bytes], Any]]] = {
     Kind.PUT: rpc_pb2.PutRequest.FromString,
     Kind.DELETE_RANGE: rpc_pb2.DeleteRangeRequest.FromString,
-    Kind.TXN: rpc_pb2.TxnRequest.FromString,
+    Kind.TXN: lambda message: Plan(rpc_pb2.TxnRequest.FromString(message)),
     Kind.COMPACT: rpc_pb2.CompactionRequest.FromString,
     Kind.LEASE_GRANT: rpc_pb2.LeaseGrantRequest.FromString,
     Kind.LEASE_REVOKE: rpc_pb2.LeaseRevokeRequest.FromString,
@@ -89,10 +88,10 @@ class Applier:
         self.keyspace.applied = Applied(term, position)
         self.keyspace.write()
 
-    def _txn(self, request: TxnRequest) -> Result:
-        if txn.reads_past(request):
+    def _txn(self, plan: Plan) -> Result:
+        if plan.past:
             self.keyspace.write()
-        return txn.txn(self.keyspace, request)
+        return txn.txn(self.keyspace, plan)
 
     def _compact(self, request: CompactionRequest) -> Result:
         keyspace = self.keyspace

@@ -178,7 +178,7 @@ class Pipeline:
         results: list[tuple[Any, int, int, bytes]] = []
         failures: list[tuple[Any, int, Exception]] = []
         for number, (kind, _, request, caller, tag) in enumerate(batch):
-            if kind != Kind.PUT:
+            if kind == Kind.TXN and request.past:
                 applier.at(term, position, number)
             try:
                 revision, body = handlers[kind](request)
