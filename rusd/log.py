@@ -13,6 +13,7 @@ line; what does not fit is dropped, and a line says how many were. A file that c
 import asyncio
 import gzip
 import json
+import logging
 import os
 import re
 import select
@@ -107,11 +108,17 @@ class Logger:
 
     def _write(self, level: str, msg: str, fields: dict[str, object]) -> None:
         frame = sys._getframe(2)
+        self.write(level, msg, fields, frame.f_code.co_filename, frame.f_lineno)
+
+    def write(
+        self, level: str, msg: str, fields: dict[str, object], filename: str, line_number: int
+    ) -> None:
+        """Write an event of a place in the program, whatever its level."""
         now = time.time_ns() // 1000
         # strftime costs more than the rest of the line; it is exact for a whole second.
         seconds, micros = divmod(now, 1_000_000)
         ts = f"{_second(seconds)}.{micros:06d}Z"
-        caller = f"{_short_path(frame.f_code.co_filename)}:{frame.f_lineno}"
+        caller = f"{_short_path(filename)}:{line_number}"
         shown = {
             f"_{name}" if name in _FIRST else name.replace("_", "-"): value
             for name, value in fields.items()
@@ -133,6 +140,38 @@ def open_logger(config: Config) -> Logger:
         )
     except OSError as error:
         raise ConfigError(f"--log-outputs: open {error.filename}: {error.strerror}") from None
+
+
+class _Bridge(logging.Handler):
+    """Passes on what is logged through the standard library, with its extra fields."""
+
+    def __init__(self, log: Logger) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = {"WARNING": "warn", "CRITICAL": "fatal"}.get(
+            record.levelname, record.levelname.lower()
+        )
+        if not self._log.enabled(level):
+            return
+        fields = {name: value for name, value in vars(record).items() if name not in _OF_RECORD}
+        if record.exc_info and record.exc_info[1] is not None:
+            fields["error"] = record.exc_info[1]
+            fields["stacktrace"] = "".join(traceback.format_exception(record.exc_info[1]))
+        self._log.write(level, record.getMessage(), fields, record.pathname, record.lineno)
+
+
+_OF_RECORD = frozenset(vars(logging.makeLogRecord({})))
+
+
+def standard_logger(log: Logger, name: str) -> logging.Logger:
+    """A logger of the standard library whose events go to `log`."""
+    logger = logging.getLogger(name)
+    logger.handlers = [_Bridge(log)]
+    logger.setLevel(logging.DEBUG if log.enabled("debug") else logging.INFO)
+    logger.propagate = False
+    return logger
 
 
 def log_loop_exceptions(loop: asyncio.AbstractEventLoop, log: Logger) -> None:

@@ -18,7 +18,7 @@ from rusd.api.kv import KV
 from rusd.api.watch import Watch
 from rusd.config import Config
 from rusd.lease.lessor import Lessor
-from rusd.log import Logger, log_loop_exceptions, open_logger
+from rusd.log import Logger, log_loop_exceptions, open_logger, standard_logger
 from rusd.mvcc.watch import Watchers
 from rusd.node.bootstrap import DamagedDataError, Identity, recover, wal_directory
 from rusd.node.compactor import Compactor
@@ -106,7 +106,12 @@ async def _serve(config: Config, log: Logger) -> int:
         config.max_request_bytes + _GRPC_OVERHEAD,
         config.watch_progress_notify_interval,
     )
-    server = Server([*kv.methods(), *watch.methods()], Http(pipeline).answer, _limits(config), log)
+    server = Server(
+        [*kv.methods(), *watch.methods()],
+        Http(pipeline).answer,
+        _limits(config),
+        standard_logger(log, "rusd.wire"),
+    )
     for url in config.listen_client_urls:
         await server.listen(url.host, url.port)
         log.info("serving client traffic insecurely", address=f"{url.host}:{url.port}")
@@ -139,6 +144,8 @@ def _log_start(config: Config, log: Logger) -> None:
             "advertise-client-urls": [url.text for url in config.advertise_client_urls],
         },
     )
+    for notice in config.notices:
+        log.warn(notice)
     for name in config.ignored:
         log.warn("ignored a flag that has no meaning in rusd", flag=f"--{name}")
 
