@@ -92,7 +92,7 @@ class WatchStream:
     def __init__(self, channel: grpc.Channel, seconds: float = ANSWER_SECONDS) -> None:
         """Open the stream; what is awaited on it may take `seconds`."""
         self._seconds = seconds
-        self.controls: list[Message] = []
+        self.controls: list[rpc.WatchResponse] = []
         self.progress: list[rpc.WatchResponse] = []
         self.events: dict[int, list[kv.Event]] = {}
         self.faults: list[str] = []
@@ -115,10 +115,15 @@ class WatchStream:
         with self._changed:
             return self._changed.wait_for(done, self._seconds if seconds is None else seconds)
 
-    def await_controls(self, count: int) -> list[Message]:
-        """Wait for `count` control answers; return those that came in time."""
-        self.wait(lambda: len(self.controls) >= count or bool(self.faults))
-        return list(self.controls)
+    def await_controls(self, known: int, at_most: int) -> list[rpc.WatchResponse]:
+        """Wait for control answers after the first `known`: `at_most`, or to one that cancels."""
+
+        def done() -> bool:
+            new = self.controls[known:]
+            return len(new) >= at_most or any(each.canceled for each in new) or bool(self.faults)
+
+        self.wait(done)
+        return self.controls[known:]
 
     def await_events(self, watch_id: int, count: int) -> list[kv.Event]:
         """Wait for `count` events of a watcher; return those that came in time."""
@@ -151,7 +156,8 @@ class WatchStream:
         if response.created and not response.canceled:
             self.events[response.watch_id] = []
         if response.created or response.canceled:
-            self.controls.append(comparable(response))
+            comparable(response)
+            self.controls.append(response)
             if response.events:
                 self.faults.append(f"a control answer has events: {one_line(response)}")
         elif not response.events:
