@@ -1,6 +1,7 @@
 """The KV service."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Generator
 from functools import partial
 from typing import Final
 
@@ -12,7 +13,8 @@ from rusd.api.slices import run_sliced
 from rusd.api.validate import check_delete_range, check_put, check_range, check_txn
 from rusd.mvcc.errors import KeyspaceError
 from rusd.mvcc.keyspace import Keyspace
-from rusd.mvcc.ranges import read_range
+from rusd.mvcc.ranges import read_range, stream_range
+from rusd.mvcc.records import varint
 from rusd.mvcc.txn import Plan, read_only_txn
 from rusd.node.compactor import Compactor
 from rusd.node.entry import Kind
@@ -24,8 +26,9 @@ from rusd.pb.rpc_pb2 import (
     RangeRequest,
     TxnRequest,
 )
-from rusd.wire.grpc import Status
+from rusd.wire.grpc import Code, Status
 from rusd.wire.service import Call, StreamMethod, UnaryMethod
+from rusd.wire.stream import Stream
 
 _SERVICE: Final = "/etcdserverpb.KV/"
 
@@ -48,6 +51,7 @@ class KV:
     def methods(self) -> list[UnaryMethod | StreamMethod]:
         return [
             UnaryMethod(_SERVICE + "Range", self.range),
+            StreamMethod(_SERVICE + "RangeStream", self._open_range_stream),
             UnaryMethod(_SERVICE + "Put", self.put),
             UnaryMethod(_SERVICE + "DeleteRange", self.delete_range),
             UnaryMethod(_SERVICE + "Txn", self.txn),
@@ -116,6 +120,9 @@ class KV:
             partial(connection.fail, stream),
         )
 
+    def _open_range_stream(self, stream: Stream) -> "_RangeStream":
+        return _RangeStream(stream, self._keyspace, self._headers)
+
     def delete_range(self, calls: list[Call]) -> None:
         for connection, stream, _, message in calls:
             try:
@@ -169,6 +176,82 @@ class KV:
             if request.physical:
                 caller = _AfterSweep(connection, self._compactor.when_swept)
             self._pipeline.propose(Kind.COMPACT, message, request, caller, stream)
+
+
+_UNSORTED_ONLY: Final = Status(
+    Code.UNIMPLEMENTED, "etcdserver: a range stream has no sort order and no revision filters"
+)
+
+
+class _RangeStream:
+    """A range that is sent in chunks, as fast as the client takes them."""
+
+    def __init__(self, stream: Stream, keyspace: Keyspace, headers: Headers) -> None:
+        self._stream, self._keyspace, self._headers = stream, keyspace, headers
+        self._header = b""
+        self._chunks: Generator[bytes, None, bytes] | None = None
+        self._scheduled = False
+
+    def message(self, data: bytes) -> None:
+        try:
+            request = RangeRequest.FromString(data)
+        except DecodeError:
+            self._stream.finish(errors.MALFORMED)
+            return
+        error = check_range(request)
+        if error is None and (request.sort_order or request.sort_target or _filters(request)):
+            error = _UNSORTED_ONLY
+        if error is not None:
+            self._stream.finish(error)
+            return
+        self._header = self._headers.at(self._keyspace.revision)
+        self._chunks = stream_range(self._keyspace, request)
+        self._step()
+
+    def half_closed(self) -> None:
+        pass
+
+    def closed(self) -> None:
+        self._chunks = None
+
+    def writable(self) -> None:
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._step)
+
+    def _step(self) -> None:
+        """Sends one chunk; `writable` goes on where the client is slow."""
+        self._scheduled = False
+        if self._chunks is None or self._stream.congested:
+            return
+        try:
+            chunk = next(self._chunks)
+        except StopIteration as finished:
+            self._chunks = None
+            self._send(self._header + finished.value)
+            self._stream.finish()
+        except KeyspaceError as error:
+            self._chunks = None
+            self._stream.finish(errors.status_of(error))
+        else:
+            if chunk:
+                self._send(chunk)
+            self._schedule()
+
+    def _send(self, response: bytes) -> None:
+        self._stream.send(b"\x0a", varint(len(response)), response)
+
+
+def _filters(request: RangeRequest) -> bool:
+    return bool(
+        request.min_mod_revision
+        or request.max_mod_revision
+        or request.min_create_revision
+        or request.max_create_revision
+    )
 
 
 class _AfterSweep:

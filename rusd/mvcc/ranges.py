@@ -11,7 +11,7 @@ that is expected to be shorter is walked.
 from collections.abc import Callable, Generator, Iterator
 from heapq import merge
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from rusd.mvcc.errors import CompactedError, FutureRevisionError
 from rusd.mvcc.keyspace import Keyspace
@@ -34,8 +34,13 @@ from rusd.pb.rpc_pb2 import RangeRequest
 Slices = Generator[None, None, bytes]
 """A read in slices: yields between them, returns a RangeResponse's body."""
 
+T = TypeVar("T")
+
 _SLICE: Final = 1000
 """Items between two yields: about half a millisecond."""
+
+_CHUNK_BYTES: Final = 512 << 10
+"""A chunk of a streamed range ends with the item that takes it over this."""
 
 _EVENTS_AT_LEAST: Final = 2000
 """So few events are walked rather than the history of a range, however small it is."""
@@ -46,21 +51,61 @@ def read_range(keyspace: Keyspace, request: RangeRequest, in_transaction: bool =
 
     Raises CompactedError and FutureRevisionError at the first step.
     """
+    view = yield from _view(keyspace, request, in_transaction)
+    return b"" if view is None else (yield from _answer(request, view))
+
+
+def stream_range(keyspace: Keyspace, request: RangeRequest) -> Generator[bytes, None, bytes]:
+    """Reads a range in key order, in chunks: yields bodies of RangeResponses with items alone,
+    and returns the body of the last, with `more` and `count`. An empty chunk is a pause.
+
+    Raises as `read_range`.
+    """
+    view = yield from _pausing(_view(keyspace, request, in_transaction=False))
+    if view is None:
+        return b""
+    if not request.count_only:
+        left = request.limit if request.limit > 0 else view.count
+        items = view.bare_items() if request.keys_only else view.items()
+        chunk: list[bytes] = []
+        size = 0
+        for number, item in enumerate(islice(items, left)):
+            chunk.append(item)
+            size += len(item)
+            if size > _CHUNK_BYTES or number % _SLICE == _SLICE - 1:
+                yield b"".join(chunk)
+                chunk, size = [], 0
+        if chunk:
+            yield b"".join(chunk)
+    return _totals(0 < request.limit < view.count and not request.count_only, view)
+
+
+def _pausing(slices: Generator[None, None, T]) -> Generator[bytes, None, T]:
+    while True:
+        try:
+            next(slices)
+        except StopIteration as finished:
+            view: T = finished.value
+            return view
+        yield b""
+
+
+def _view(
+    keyspace: Keyspace, request: RangeRequest, in_transaction: bool
+) -> Generator[None, None, "View | None"]:
+    """The view that a request reads; None for a range that ends before it begins."""
     check_revision(keyspace, request.revision)
     keyspace.counters.ranges += 1
     start, end = request.key, range_end(request.range_end)
     if not request.range_end:
         end = start + b"\x00"
     elif end is not None and end <= start:
-        return b""
-    source: View
+        return None
     if 0 < request.revision < keyspace.revision:
-        source = yield from _past(keyspace, start, end, request.revision)
-    elif in_transaction:
-        source = Transactional(keyspace, start, end)
-    else:
-        source = Present(keyspace, start, end)
-    return (yield from _answer(request, source))
+        return (yield from _past(keyspace, start, end, request.revision))
+    if in_transaction:
+        return Transactional(keyspace, start, end)
+    return Present(keyspace, start, end)
 
 
 def check_revision(keyspace: Keyspace, revision: int) -> None:
@@ -256,7 +301,7 @@ _SORT_FIELD: Final[dict[int, Callable[[KeyValue], Any]]] = {
 def _answer(request: RangeRequest, view: View) -> Slices:
     """A RangeResponse's body: the items that the request selects, `more`, and `count`."""
     if request.count_only:
-        return b"\x20" + varint(view.count) if view.count else b""
+        return _totals(more=False, view=view)
     order, target = request.sort_order, request.sort_target
     sorts = order == RangeRequest.DESCEND or target != RangeRequest.KEY
     filters = (
@@ -277,11 +322,14 @@ def _answer(request: RangeRequest, view: View) -> Slices:
     else:
         more = 0 < limit < view.count
         selected = yield from _take(items, limit or view.count)
-    if more:
-        selected.append(b"\x18\x01")
-    if view.count:
-        selected.append(b"\x20" + varint(view.count))
+    selected.append(_totals(more, view))
     return b"".join(selected)
+
+
+def _totals(more: bool, view: View) -> bytes:
+    """The `more` and `count` fields of a RangeResponse."""
+    count = b"\x20" + varint(view.count) if view.count else b""
+    return b"\x18\x01" + count if more else count
 
 
 def _take(items: Iterator[bytes], limit: int) -> Generator[None, None, list[bytes]]:

@@ -72,24 +72,26 @@ class Plan:
         return operations
 
 
-class Result(NamedTuple):
-    """What a write did: the revision for the response's header, and the response's body."""
-
-    revision: int
-    body: bytes
+Result = tuple[int, bytes]
+"""What a write did: the revision for the response's header, and the response's body."""
 
 
 def put(keyspace: Keyspace, request: PutRequest) -> Result:
     """Applies a PutRequest as one revision."""
-    check_put(keyspace, request)
-    body = _put(keyspace, request)
-    return Result(keyspace.end(), body)
+    if request.lease or request.prev_kv or request.ignore_value or request.ignore_lease:
+        check_put(keyspace, request)
+        body = _put(keyspace, request)
+    else:
+        keyspace.counters.puts += 1
+        keyspace.put(request.key, request.value, 0)
+        body = b""
+    return keyspace.end(), body
 
 
 def delete_range(keyspace: Keyspace, request: DeleteRangeRequest) -> Result:
     """Applies a DeleteRangeRequest as one revision, or none when no key is in the range."""
     body = _delete(keyspace, request)
-    return Result(keyspace.end(), body)
+    return keyspace.end(), body
 
 
 def txn(keyspace: Keyspace, plan: Plan) -> Result:
@@ -98,7 +100,7 @@ def txn(keyspace: Keyspace, plan: Plan) -> Result:
     path = _choose(keyspace, plan)
     past = _check(keyspace, path)
     body = _execute(keyspace, path, past)
-    return Result(keyspace.end(), body)
+    return keyspace.end(), body
 
 
 def read_only_txn(keyspace: Keyspace, plan: Plan) -> bytes:

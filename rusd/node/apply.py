@@ -101,25 +101,25 @@ class Applier:
             raise FutureRevisionError
         keyspace.compact(request.revision)
         self.on_compact()
-        return Result(keyspace.revision, b"")
+        return keyspace.revision, b""
 
     def _lease_grant(self, request: LeaseGrantRequest) -> Result:
         self.lessor.grant(request.ID, request.TTL)
         self._store_lease(request.ID)
         response = LeaseGrantResponse(ID=request.ID, TTL=request.TTL)
-        return Result(self.keyspace.revision, response.SerializeToString())
+        return self.keyspace.revision, response.SerializeToString()
 
     def _lease_revoke(self, request: LeaseRevokeRequest) -> Result:
         for key in self.lessor.revoke(request.ID):
             self.keyspace.delete(key)
         self._store_lease(request.ID)
-        return Result(self.keyspace.end(), b"")
+        return self.keyspace.end(), b""
 
     def _lease_checkpoint(self, request: LeaseCheckpointRequest) -> Result:
         for checkpoint in request.checkpoints:
             self.lessor.checkpoint(checkpoint.ID, checkpoint.remaining_TTL)
             self._store_lease(checkpoint.ID)
-        return Result(self.keyspace.revision, b"")
+        return self.keyspace.revision, b""
 
     def _store_lease(self, lease: int) -> None:
         self.keyspace.set_state(self.lessor.row_name(lease), self.lessor.row(lease))
@@ -127,9 +127,9 @@ class Applier:
     def _alarm(self, request: AlarmRequest) -> Result:
         raised = self.alarms.apply(request)
         self.keyspace.set_state(Alarms.ROW, self.alarms.row())
-        return Result(self.keyspace.revision, raised)
+        return self.keyspace.revision, raised
 
     def _member(self, request: Member) -> Result:
         self.membership.members[request.ID] = request
         self.keyspace.set_state(Membership.row_name(request.ID), request.SerializeToString())
-        return Result(self.keyspace.revision, b"")
+        return self.keyspace.revision, b""

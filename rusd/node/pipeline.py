@@ -77,7 +77,8 @@ class Pipeline:
         self.keyspace: Keyspace = applier.keyspace
         self.log, self.limits, self._on_failure = log, limits, on_failure
         self.loop = asyncio.get_running_loop()
-        self.term = wal.hard_state.term
+        # A new cluster's members are from term 1, as in etcd; its first leader's term is 2.
+        self.term = wal.hard_state.term or 1
         self.index = wal.last_index
         self.after_apply: list[Callable[[], None]] = []
         """Called after every entry, when its changes are in the tables and callers answered."""
