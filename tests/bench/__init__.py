@@ -1,0 +1,1 @@
+"""Benchmarks beside real etcd: `python -m tests.bench`."""
