@@ -15,6 +15,7 @@ import rusd
 from rusd.api.answers import Answers, Headers
 from rusd.api.http import Http
 from rusd.api.kv import KV
+from rusd.api.slow import SlowReads
 from rusd.api.watch import Watch
 from rusd.config import Config
 from rusd.lease.lessor import Lessor
@@ -96,7 +97,8 @@ async def _serve(config: Config, log: Logger) -> int:
     _publish(config, pipeline)
     await pipeline.idle()
 
-    kv = KV(pipeline, compactor, headers, config.max_request_bytes, config.max_txn_ops)
+    slow = SlowReads(config.warning_unary_request_duration, log)
+    kv = KV(pipeline, compactor, headers, slow, config.max_request_bytes, config.max_txn_ops)
     watchers = Watchers(keyspace)
     pipeline.after_apply.append(watchers.notify)
     watch = Watch(

@@ -1,6 +1,7 @@
 """The KV service."""
 
 import asyncio
+import time
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Final
@@ -10,6 +11,7 @@ from google.protobuf.message import DecodeError
 from rusd.api import errors
 from rusd.api.answers import Caller, Headers
 from rusd.api.slices import run_sliced
+from rusd.api.slow import SlowReads
 from rusd.api.validate import check_delete_range, check_put, check_range, check_txn
 from rusd.mvcc.errors import KeyspaceError
 from rusd.mvcc.keyspace import Keyspace
@@ -41,10 +43,12 @@ class KV:
         pipeline: Pipeline,
         compactor: Compactor,
         headers: Headers,
+        slow: SlowReads,
         max_request_bytes: int,
         max_txn_ops: int,
     ) -> None:
         self._pipeline, self._compactor, self._headers = pipeline, compactor, headers
+        self._slow = slow
         self._keyspace: Keyspace = pipeline.keyspace
         self._max_request_bytes, self._max_txn_ops = max_request_bytes, max_txn_ops
 
@@ -114,11 +118,13 @@ class KV:
             connection.fail(stream, error)
             return
         header = self._headers.at(self._keyspace.revision)
-        run_sliced(
-            read_range(self._keyspace, request),
-            lambda body: connection.reply(stream, header + body),
-            partial(connection.fail, stream),
-        )
+        began = time.monotonic()
+
+        def done(body: bytes) -> None:
+            connection.reply(stream, header + body)
+            self._slow.check(request, began, len(body))
+
+        run_sliced(read_range(self._keyspace, request), done, partial(connection.fail, stream))
 
     def _open_range_stream(self, stream: Stream) -> "_RangeStream":
         return _RangeStream(stream, self._keyspace, self._headers)

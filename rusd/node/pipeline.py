@@ -6,8 +6,9 @@ one sync, one write to the tables. Nothing is answered before its entry is synce
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
+from rusd.duration import format_duration
 from rusd.log import Logger
 from rusd.mvcc.keyspace import Keyspace
 from rusd.node.apply import REFUSALS, Applier
@@ -93,6 +94,7 @@ class Pipeline:
         self._stopping = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self.loop.call_later(1.0, self._time_out)
 
     # In.
 
@@ -207,18 +209,18 @@ class Pipeline:
             self._idle.set()
 
     def _log_slow(self, batch: list[Request], waited: float, applying: float) -> None:
-        slowest = max(batch, key=lambda request: len(request[1]), default=None)
-        self.log.warn(
-            "apply request took too long",
-            took=waited + applying,
-            **{
-                "expected-duration": self.limits.slow_apply,
-                "waited-for-log": waited,
-                "applying": applying,
-                "requests": len(batch),
-                "largest-request": "" if slowest is None else _describe(slowest),
-            },
-        )
+        """Logs the largest requests of a batch that took long."""
+        largest = sorted(batch, key=lambda request: len(request[1]), reverse=True)
+        for request in largest[:_SLOW_SHOWN]:
+            self.log.warn(
+                "apply request took too long",
+                took=format_duration(waited + applying),
+                expected_duration=format_duration(self.limits.slow_apply),
+                waiting_and_syncing=format_duration(waited),
+                applying_the_batch=format_duration(applying),
+                request=_describe(request),
+                requests_in_batch=len(batch),
+            )
 
     # Around.
 
@@ -226,8 +228,9 @@ class Pipeline:
         """Runs a job on the log's thread, between appends, then `done` on the loop."""
         self._writer.submit(job, done)
 
-    def time_out(self) -> None:
-        """Tells callers whose requests wait for too long; to be called now and then."""
+    def _time_out(self) -> None:
+        """Tells callers that wait for too long; what they wait for may still be applied."""
+        self.loop.call_later(1.0, self._time_out)
         overdue = self.loop.time() - self.limits.request_timeout
         late = self._in_flight or [] if self._in_flight_since < overdue else []
         if self._oldest < overdue:
@@ -239,6 +242,9 @@ class Pipeline:
     def _fail(self, error: Exception) -> None:
         self._stopping = True
         self._on_failure(error)
+
+
+_SLOW_SHOWN: Final = 5
 
 
 def _describe(request: Request) -> str:
