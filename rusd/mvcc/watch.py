@@ -203,7 +203,7 @@ class Watchers:
         batch = Batch(transactions[0].revision, self._keyspace.revision, transactions)
         self._keep(batch)
         for group in self._touched(batch):
-            for selection, watchers in group.watchers.items():
+            for selection, watchers in list(group.watchers.items()):
                 pieces = batch.pieces(selection, batch.first, self)
                 if pieces:
                     self._deliver_live(batch, selection, pieces, list(watchers))
