@@ -19,6 +19,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -268,7 +269,7 @@ def _frames(
     path: Path, on_bad_frame: Callable[[bytes, int], None]
 ) -> Iterator[tuple[int, list[tuple[int, bytes]]]]:
     """The frames of a segment: offset of the end, and records (kind, body)."""
-    data = path.read_bytes()
+    data = _contents(path)
     offset = 0
     while offset < len(data):
         end = _frame_end(data, offset)
@@ -284,6 +285,19 @@ def _frames(
             position += size
         yield end, records
         offset = end
+
+
+def _contents(path: Path) -> bytes:
+    """A segment's bytes up to where nothing was ever written: most of what is allocated ahead need
+    not be read.
+    """
+    with path.open("rb") as file:
+        fd, end = file.fileno(), 0
+        with suppress(OSError):  # no data after `end`
+            while True:
+                end = os.lseek(fd, os.lseek(fd, end, os.SEEK_DATA), os.SEEK_HOLE)
+        os.lseek(fd, 0, os.SEEK_SET)
+        return file.read(end)
 
 
 def _frame_end(data: bytes, offset: int) -> int | None:
