@@ -154,6 +154,7 @@ class Connection(asyncio.Protocol):
         self._budget: Budget[Stream] = Budget(
             max(limits.large_message_budget, limits.max_message_bytes + PREFIX_BYTES)
         )
+        self._uncredited = 0
         self._partial = 0
         self._sliced = False
         self._paused = False
@@ -513,6 +514,10 @@ class Connection(asyncio.Protocol):
         self._buffer = buffer[position:]
         if received:
             self._count_received(received)
+        increment = self._receive.consumed(self._uncredited)
+        self._uncredited = 0
+        if increment:
+            self.write(window_update(0, increment), size=4)
         if arrived:
             self._turn.wake()
         if self._sliced:
@@ -529,16 +534,14 @@ class Connection(asyncio.Protocol):
 
     def _room(self) -> int:
         """Streams that the client may open now."""
-        if self._waiting > self.limits.max_waiting_replies:
+        if self._waiting > self.limits.max_waiting_replies or self._admit_up_to <= self._last:
             return 0
         return self.limits.streams - len(self._opened) - len(self._calls) - len(self._streams)
 
     def _count_received(self, size: int) -> None:
         if not self._receive.take(size):
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "connection window overrun")
-        increment = self._receive.consumed(size)
-        if increment:
-            self.write(window_update(0, increment), size=4)
+        self._uncredited += size
 
     def _frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> int:
         """Any frame, with every rule; returns what it cost beyond an ordinary frame, in frames."""
@@ -1151,12 +1154,16 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        if transport.can_write_eof():
-            transport.write_eof()
-            self._resume_reading()
-            self._turn.after(self.LINGER, transport.abort)
-        else:
+        if not transport.can_write_eof():
             transport.close()
+            return
+        try:
+            transport.write_eof()
+        except OSError:  # the peer has reset the connection, and asyncio has yet to notice
+            transport.abort()
+            return
+        self._resume_reading()
+        self._turn.after(self.LINGER, transport.abort)
 
 
 def peer_name(transport: asyncio.BaseTransport) -> str:

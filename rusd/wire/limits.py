@@ -71,6 +71,9 @@ class Limits:
     keepalive_timeout: float = 20.0
     """Silence after that ping which closes the connection (etcd: --grpc-keepalive-timeout)."""
 
+    check_interval: float = 1.0
+    """Between two looks at the times above; they are late by as much."""
+
     max_ping_strikes: int = 2
     """Pings too early that are forgiven, as in grpc-go."""
 

@@ -19,7 +19,6 @@ __all__ = ["Limits", "Server"]
 
 _NEVER: Final = float("inf")
 _DEADLINE_GRAIN: Final = 0.02
-_CHECK_INTERVAL: Final = 1.0
 
 _Any = Connection | Http1Connection
 
@@ -74,7 +73,7 @@ class Server:
         )
         self._listeners.append(listener)
         if self._check_timer is None:
-            self._check_timer = self._loop.call_later(_CHECK_INTERVAL, self._check)
+            self._check_timer = self._loop.call_later(self.limits.check_interval, self._check)
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -165,7 +164,7 @@ class Server:
             arrival.check(now)
         for connection in list(self._connections):
             connection.check(now)
-        self._check_timer = self._loop.call_later(_CHECK_INTERVAL, self._check)
+        self._check_timer = self._loop.call_later(self.limits.check_interval, self._check)
 
 
 class _Arrival(asyncio.Protocol):

@@ -21,6 +21,9 @@ class Flushable(Protocol):
     def flush(self) -> None:
         """Write them."""
 
+    def abort(self) -> None:
+        """Give up the connection."""
+
 
 class Turn:
     """The calls and the connections of the present turn."""
@@ -81,4 +84,9 @@ class Turn:
         while self._dirty:
             dirty, self._dirty = self._dirty, []
             for connection in dirty:
-                connection.flush()
+                try:
+                    connection.flush()
+                except Exception:
+                    # The others are not to suffer.
+                    self._log.exception("connection failed")
+                    connection.abort()
