@@ -2,12 +2,17 @@
 
 What the log decides (grants, revocations, checkpoints, attached keys) is the same on every member.
 When a lease runs out is this member's view, on a monotonic clock; it only ever proposes a
-revocation. After a restart a lease has at least the time left that it was last promised.
+revocation. After a restart a lease has at least the time left that it was last promised: the log
+never promises less than clients were told.
+
+A lease that has run out stays so: it cannot be renewed any more, for its revocation may be on its
+way.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from math import ceil
 from struct import Struct
 from typing import Final
 
@@ -39,7 +44,16 @@ class Lease:
     """Seconds left at the last checkpoint; `ttl` when it was never checkpointed or was renewed."""
     expires: float
     """When it runs out, on the lessor's clock."""
+    queued: float = 0.0
+    """Where its row is in the lessor's queue."""
+    reductions: int = 0
+    """Checkpoints below the full TTL that this member proposed and that are not applied yet."""
     keys: set[bytes] = field(default_factory=set)
+
+    @property
+    def logged_in_full(self) -> bool:
+        """Whether the log promises the full TTL, so that a renewal needs no entry."""
+        return self.remaining == self.ttl and not self.reductions
 
 
 class Lessor:
@@ -49,7 +63,8 @@ class Lessor:
         self._now = now
         self._leases: dict[int, Lease] = {}
         self._queue: list[tuple[float, int]] = []
-        """Heap of (not before, lease): a renewal moves a lease's expiry without moving its row."""
+        """Heap of (not before, lease): a renewal moves a lease's expiry without moving its row.
+        Only the row that `Lease.queued` names counts."""
 
     def __contains__(self, lease: int) -> bool:
         return lease in self._leases
@@ -57,7 +72,7 @@ class Lessor:
     def __len__(self) -> int:
         return len(self._leases)
 
-    def __iter__(self) -> "Iterable[Lease]":
+    def __iter__(self) -> Iterator[Lease]:
         return iter(self._leases.values())
 
     def get(self, lease: int) -> Lease:
@@ -86,6 +101,8 @@ class Lessor:
         found = self._leases.get(lease)
         if found is not None:
             found.remaining = remaining or found.ttl
+            if remaining and found.reductions:
+                found.reductions -= 1
 
     def attach(self, lease: int, key: bytes) -> None:
         self._leases[lease].keys.add(key)
@@ -115,48 +132,94 @@ class Lessor:
 
     # This member's clock.
 
-    def renew(self, lease: int) -> int:
-        """Starts a lease's time anew. Returns its TTL. Raises NoSuchLeaseError."""
+    def renew(self, lease: int) -> Lease:
+        """Starts a lease's time anew. Raises NoSuchLeaseError, also when the lease has run out.
+
+        The client may be told only when the log promises the full TTL: `Lease.logged_in_full`.
+        """
         found = self.get(lease)
-        found.expires = self._now() + found.ttl
-        return found.ttl
+        now = self._now()
+        if found.expires <= now:
+            raise NoSuchLeaseError
+        found.expires = now + found.ttl
+        return found
 
     def left(self, lease: Lease) -> float:
         """Seconds that a lease has left; negative when it has run out."""
         return lease.expires - self._now()
 
     def expired(self, limit: int) -> list[int]:
-        """Up to `limit` leases that have run out. Each is named again after a second, in case its
-        revocation came to nothing.
+        """Leases that have run out, after a look at up to `limit` that may have. Each is named
+        again after a second, in case its revocation came to nothing.
         """
         now = self._now()
+        queue = self._queue
         found: list[int] = []
-        while self._queue and self._queue[0][0] <= now and len(found) < limit:
-            _, lease = heappop(self._queue)
+        while queue and queue[0][0] <= now and limit:
+            limit -= 1
+            due, lease = heappop(queue)
             live = self._leases.get(lease)
-            if live is None:
+            if live is None or live.queued != due:
                 continue
             if live.expires > now:
-                heappush(self._queue, (live.expires, lease))
+                self._enqueue(live, live.expires)
             else:
-                heappush(self._queue, (now + 1.0, lease))
+                self._enqueue(live, now + _AGAIN)
                 found.append(lease)
         return found
 
+    def behind(self) -> bool:
+        """Whether `expired` has more to look at now."""
+        return bool(self._queue) and self._queue[0][0] <= self._now()
+
+    def reduction(self, lease: Lease) -> int:
+        """The seconds that a lease has left, rounded up, when they are fewer than the log promises;
+        otherwise 0.
+        """
+        left = max(1, ceil(self.left(lease)))
+        return left if left < lease.remaining else 0
+
+    def worth_a_checkpoint(self, lease: Lease) -> bool:
+        """Whether a lease has lost half of what the log promises, or five minutes.
+
+        A lease that is renewed in good time never has, so that its renewals stay out of the log.
+        """
+        left = self.left(lease)
+        lost = lease.remaining - left
+        much = lost >= _LEAST_LOSS and (lost >= left or lost >= _LARGE_LOSS)
+        return much and left > 0 and not lease.reductions
+
     def extend(self, seconds: float) -> None:
-        """Gives every lease its remaining time from now, and `seconds` more (a new leader cannot
-        know which were renewed).
+        """Gives every lease the time that the log promises, from now on, and `seconds` more: after
+        a restart, or when this member becomes the leader and cannot know which were renewed.
         """
         now = self._now()
         for lease in self._leases.values():
-            lease.expires = max(lease.expires, now + lease.remaining + seconds)
+            lease.expires = now + lease.remaining + seconds
+            lease.reductions = 0
+        self._rebuild()
+
+    def _add(self, lease: int, ttl: int, remaining: int) -> None:
+        added = Lease(lease, ttl, remaining, self._now() + remaining)
+        self._leases[lease] = added
+        self._enqueue(added, added.expires)
+        # Rows of leases that were revoked early pile up otherwise.
+        if len(self._queue) > 2 * len(self._leases) + _LEAST_QUEUE:
+            self._rebuild()
+
+    def _enqueue(self, lease: Lease, due: float) -> None:
+        lease.queued = due
+        heappush(self._queue, (due, lease.id))
+
+    def _rebuild(self) -> None:
+        for lease in self._leases.values():
+            lease.queued = lease.expires
         self._queue = [(lease.expires, lease.id) for lease in self._leases.values()]
         heapify(self._queue)
 
-    def _add(self, lease: int, ttl: int, remaining: int) -> None:
-        expires = self._now() + remaining
-        self._leases[lease] = Lease(lease, ttl, remaining, expires)
-        heappush(self._queue, (expires, lease))
 
-
+_AGAIN: Final = 1.0
+_LEAST_LOSS: Final = 5.0
+_LARGE_LOSS: Final = 300.0
+_LEAST_QUEUE: Final = 64
 ROW_PREFIX: Final = b"lease/"

@@ -47,6 +47,7 @@ def recover(engine: Engine, wal: Wal, lessor: Lessor, identity: Identity, log: L
     engine.flush()
     applier = Applier(keyspace, lessor, membership, Alarms(tables.state.get(Alarms.ROW)))
     _replay(applier, wal, log)
+    lessor.extend(0)
     return applier
 
 
