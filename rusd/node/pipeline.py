@@ -98,31 +98,37 @@ class Pipeline:
 
     # In.
 
-    def propose(self, kind: int, message: bytes, request: Any, caller: Any, tag: int) -> None:
+    def propose(self, kind: int, message: bytes, request: Any, caller: Any, tag: int) -> bool:
         """Takes a request. The answer goes to `caller`, None for nobody, in a later iteration of
-        the loop.
+        the loop. Returns whether it was taken; if not, the caller has its answer.
         """
         waiting = self._waiting
         if not waiting:
             if self._stopping:
-                self.answers.failed(caller, tag, StoppedError())
-                return
+                return self._refuse(caller, tag, StoppedError())
             self._oldest = self.loop.time()
             if self._in_flight is None and not self._flush_scheduled:
                 self._flush_scheduled = True
+                self._idle.clear()
                 self.loop.call_soon(self._flush)
         if (
             len(waiting) >= self.limits.waiting_requests
             or self._waiting_bytes > self.limits.waiting_bytes
         ):
-            self.answers.failed(caller, tag, OverloadedError())
-            return
+            return self._refuse(caller, tag, OverloadedError())
         self._waiting_bytes += len(message)
         waiting.append((kind, message, request, caller, tag))
+        return True
+
+    def _refuse(self, caller: Any, tag: int, error: Exception) -> bool:
+        if caller is not None:
+            self.answers.failed(caller, tag, error)
+        return False
 
     def become_leader(self) -> None:
         """Begins a new term with an empty entry, as Raft's leaders do (paper, section 8)."""
         self.term += 1
+        self._idle.clear()
         self.loop.call_soon(self._write, [], self.loop.time())
         self._in_flight = []
 
@@ -147,7 +153,6 @@ class Pipeline:
             batch = self._split()
         else:
             self._waiting, self._waiting_bytes = [], 0
-        self._idle.clear()
         self._write(batch, started)
 
     def _split(self) -> list[Request]:
