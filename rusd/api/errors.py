@@ -9,6 +9,7 @@ from rusd.mvcc.errors import (
     KeyNotFoundError,
     LeaseNotFoundError,
 )
+from rusd.node.alarms import CorruptError, NoSpaceError
 from rusd.node.pipeline import OverloadedError, StoppedError, TimedOutError
 from rusd.wire.grpc import Code, Status
 
@@ -137,6 +138,8 @@ _OF_ERROR: Final[dict[type[Exception], Status]] = {
     LeaseNotFoundError: LEASE_NOT_FOUND,
     LeaseExistsError: LEASE_EXIST,
     NoSuchLeaseError: LEASE_NOT_FOUND,
+    NoSpaceError: NO_SPACE,
+    CorruptError: CORRUPT,
     OverloadedError: REQUEST_TOO_MANY_REQUESTS,
     TimedOutError: TIMEOUT,
     StoppedError: STOPPED,

@@ -12,7 +12,7 @@ from rusd.mvcc import txn
 from rusd.mvcc.errors import CompactedError, FutureRevisionError, KeyspaceError
 from rusd.mvcc.keyspace import Applied, Keyspace
 from rusd.mvcc.txn import Plan, Result
-from rusd.node.alarms import Alarms
+from rusd.node.alarms import AlarmError, Alarms, CorruptError
 from rusd.node.entry import Kind, decode
 from rusd.node.membership import Membership
 from rusd.pb import rpc_pb2
@@ -26,7 +26,7 @@ from rusd.pb.rpc_pb2 import (
     Member,
 )
 
-REFUSALS: Final = (KeyspaceError, LeaseError)
+REFUSALS: Final = (KeyspaceError, LeaseError, AlarmError)
 """What a request may raise when it is applied: the request alone fails."""
 
 PARSE: Final[dict[int, Callable[[bytes], Any]]] = {
@@ -63,6 +63,8 @@ class Applier:
             Kind.ALARM: self._alarm,
             Kind.MEMBER: self._member,
         }
+        self._unguarded = self.handlers.copy()
+        self._guard()
 
     def replay(self, term: int, position: int, data: bytes) -> None:
         """Applies an entry whose callers are gone: after a restart."""
@@ -127,9 +129,47 @@ class Applier:
     def _alarm(self, request: AlarmRequest) -> Result:
         raised = self.alarms.apply(request)
         self.keyspace.set_state(Alarms.ROW, self.alarms.row())
+        self._guard()
         return self.keyspace.revision, raised
+
+    def _guard(self) -> None:
+        """Puts a refusal in place of what the alarms forbid, so that nothing is checked in normal
+        times, and every member refuses the same requests.
+        """
+        self.handlers.update(self._unguarded)
+        refusal = self.alarms.refusal
+        if refusal is None:
+            return
+
+        def refuse(_: Any) -> Result:
+            raise refusal
+
+        if refusal is CorruptError:
+            for kind in _CHANGES:
+                self.handlers[kind] = refuse
+        else:
+            self.handlers[Kind.PUT] = self.handlers[Kind.LEASE_GRANT] = refuse
+            self.handlers[Kind.TXN] = lambda plan: refuse(plan) if _adds(plan) else self._txn(plan)
 
     def _member(self, request: Member) -> Result:
         self.membership.members[request.ID] = request
         self.keyspace.set_state(Membership.row_name(request.ID), request.SerializeToString())
         return self.keyspace.revision, b""
+
+
+_CHANGES: Final = (
+    Kind.PUT,
+    Kind.DELETE_RANGE,
+    Kind.TXN,
+    Kind.COMPACT,
+    Kind.LEASE_GRANT,
+    Kind.LEASE_REVOKE,
+)
+
+
+def _adds(plan: Plan) -> bool:
+    """Whether a transaction may put something, whichever branches are taken."""
+    return any(
+        kind == txn.PUT or (kind == txn.TXN and _adds(request))
+        for kind, request in (*plan.success, *plan.failure)
+    )
