@@ -85,8 +85,9 @@ class WatchStream:
     """One Watch call: sends requests, and sorts what arrives by what it tells.
 
     `controls` are answers to creates and cancels, `progress` those to progress requests, `events`
-    has every event by watch id since the watcher with that id was created. `faults` lists broken
-    promises that need no second server to see.
+    has every event by watch id since the watcher with that id was created. `fragments` counts
+    answers that the next one continues. `faults` lists broken promises that need no second server
+    to see.
     """
 
     def __init__(self, channel: grpc.Channel, seconds: float = ANSWER_SECONDS) -> None:
@@ -96,6 +97,8 @@ class WatchStream:
         self.progress: list[rpc.WatchResponse] = []
         self.events: dict[int, list[kv.Event]] = {}
         self.faults: list[str] = []
+        self.fragments = 0
+        self._fragmented: set[int] = set()
         self._changed = threading.Condition()
         self._requests: queue.SimpleQueue[rpc.WatchRequest | None] = queue.SimpleQueue()
         self._call = channel.stream_stream(
@@ -171,10 +174,15 @@ class WatchStream:
             self.faults.append(f"events for an unknown watcher: {one_line(response)}")
             return
         first = response.events[0].kv.mod_revision
-        if known and first <= known[-1].kv.mod_revision:
+        if response.watch_id in self._fragmented:  # goes on where the last answer stopped
+            self._fragmented.remove(response.watch_id)
+        elif known and first <= known[-1].kv.mod_revision:
             self.faults.append(
                 f"watcher {response.watch_id}: revision {first} is split or repeated"
             )
+        if response.fragment:
+            self._fragmented.add(response.watch_id)
+            self.fragments += 1
         known.extend(response.events)
         if response.header.revision < known[-1].kv.mod_revision:
             self.faults.append(f"the header is older than the events: {one_line(response)}")

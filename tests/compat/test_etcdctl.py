@@ -49,8 +49,7 @@ class Etcdctl:
 
     def __post_init__(self) -> None:
         """Learn the server's ids."""
-        [listed] = json.loads(self.run("endpoint", "status", "-w", "json").stdout)
-        header = listed["Status"]["header"]
+        header = json.loads(self.run("get", "none", "-w", "json").stdout)["header"]
         for name in ("member_id", "cluster_id"):
             self.names[str(header[name])] = self.names[f"{header[name]:x}"] = f"<{name}>"
         self.names[self.member.client_url] = "<client URL>"
