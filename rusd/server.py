@@ -38,6 +38,10 @@ _GRPC_OVERHEAD = 512 * 1024
 """What a gRPC message may have over --max-request-bytes."""
 
 
+_DRAIN_SECONDS = 5.0
+"""How long calls that are under way may go on when the member stops."""
+
+
 def run(config: Config) -> int:
     """Runs a member until SIGTERM or SIGINT. Returns the process's exit code."""
     log = open_logger(config)
@@ -121,7 +125,8 @@ async def _serve(config: Config, log: Logger) -> int:
     log.info("ready to serve client requests")
     code = await stop
     log.info("stopping")
-    await server.drain(config.grpc_keepalive_timeout if code == 0 else 0)
+    watch.stop()
+    await server.drain(_DRAIN_SECONDS if code == 0 else 0)
     if code == 0:
         await pipeline.stop()
         await loop.run_in_executor(threads, engine.flush)

@@ -47,6 +47,11 @@ class Watch:
     def methods(self) -> list[StreamMethod]:
         return [StreamMethod("/etcdserverpb.Watch/Watch", self._open)]
 
+    def stop(self) -> None:
+        """Ends all streams: the member stops. Clients go on at another member, or later."""
+        for stream in list(self.streams):
+            stream.stop()
+
     def _open(self, stream: Stream) -> "WatchStream":
         opened = WatchStream(self, stream)
         self.streams.add(opened)
@@ -88,6 +93,11 @@ class WatchStream:
             case "progress_request":
                 self._progress_wanted = True
                 self._answer_progress()
+
+    def stop(self) -> None:
+        """Ends the stream from this side."""
+        self._end()
+        self._stream.finish(errors.STOPPED)
 
     def half_closed(self) -> None:
         self._end()
