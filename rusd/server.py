@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -68,7 +69,11 @@ async def _serve(config: Config, log: Logger) -> int:
         loop.add_signal_handler(number, end, 0)
 
     def fail(error: Exception) -> None:
-        log.error("the log could not be written; the member stops", error=error)
+        log.error(
+            "the log could not be written or applied; the member stops",
+            error=error,
+            stacktrace="".join(traceback.format_exception(error)),
+        )
         end(1)
 
     data = Path(config.data_dir)

@@ -183,6 +183,14 @@ class Pipeline:
         )
 
     def _synced(self, entry: Entry, batch: list[Request], started: float) -> None:
+        try:
+            self._apply(entry, batch, started)
+        except Exception as error:
+            # A defect. To go on would make this member differ from its log, or its watchers miss
+            # what they were promised.
+            self._fail(error)
+
+    def _apply(self, entry: Entry, batch: list[Request], started: float) -> None:
         begun = self.loop.time()
         applier = self.applier
         handlers = applier.handlers
@@ -214,7 +222,7 @@ class Pipeline:
             follow_up()
         if applied - begun > self.limits.slow_apply or applied - started > self.limits.slow_request:
             self._log_slow(batch, begun - started, applied - begun)
-        if self._in_flight is None:
+        if self._in_flight is None and not self._waiting:
             self._idle.set()
 
     def _log_slow(self, batch: list[Request], waited: float, applying: float) -> None:
