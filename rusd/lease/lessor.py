@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 from math import ceil
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
-_ROW: Final = Struct(">qq")
+_ROW: Final = Struct(">qqQ")
+_EXPIRY: Final = Struct(">qQ")
 MAX_TTL: Final = 9_000_000_000
 """Seconds; etcd's bound."""
 
@@ -33,6 +34,23 @@ class NoSuchLeaseError(LeaseError):
     """No live lease has the id."""
 
 
+class Expiry(NamedTuple):
+    """A request to revoke a lease because it has run out: it, and not another of its id that was
+    granted since.
+    """
+
+    lease: int
+    granted: int
+    """Position of the log entry that granted it."""
+
+    def encode(self) -> bytes:
+        return _EXPIRY.pack(*self)
+
+    @classmethod
+    def decode(cls, message: bytes) -> "Expiry":
+        return cls._make(_EXPIRY.unpack(message))
+
+
 @dataclass(slots=True)
 class Lease:
     """A live lease."""
@@ -40,6 +58,8 @@ class Lease:
     id: int
     ttl: int
     """Seconds, as granted."""
+    granted: int
+    """Position of the log entry that granted it."""
     remaining: int
     """Seconds left at the last checkpoint; `ttl` when it was never checkpointed or was renewed."""
     expires: float
@@ -75,6 +95,9 @@ class Lessor:
     def __iter__(self) -> Iterator[Lease]:
         return iter(self._leases.values())
 
+    def ids(self) -> list[int]:
+        return list(self._leases)
+
     def get(self, lease: int) -> Lease:
         """A live lease. Raises NoSuchLeaseError."""
         try:
@@ -84,17 +107,23 @@ class Lessor:
 
     # What the log decides.
 
-    def grant(self, lease: int, ttl: int) -> None:
-        """Adds a lease of `ttl` seconds. Raises LeaseExistsError."""
+    def grant(self, lease: int, ttl: int, position: int) -> None:
+        """Adds a lease of `ttl` seconds, at a position of the log. Raises LeaseExistsError."""
         if lease in self._leases:
             raise LeaseExistsError
-        self._add(lease, ttl, ttl)
+        self._add(lease, ttl, ttl, position)
 
     def revoke(self, lease: int) -> list[bytes]:
         """Removes a lease. Returns the keys that hung on it, sorted. Raises NoSuchLeaseError."""
         keys = sorted(self.get(lease).keys)
         del self._leases[lease]
         return keys
+
+    def expire(self, expiry: Expiry) -> list[bytes]:
+        """Removes a lease that has run out, as `revoke` does. Raises NoSuchLeaseError."""
+        if self.get(expiry.lease).granted != expiry.granted:
+            raise NoSuchLeaseError
+        return self.revoke(expiry.lease)
 
     def checkpoint(self, lease: int, remaining: int) -> None:
         """Notes how many seconds a lease has left; 0 stands for all. Unknown leases are skipped."""
@@ -121,14 +150,13 @@ class Lessor:
     def row(self, lease: int) -> bytes | None:
         """What is stored of a lease; None when there is none."""
         found = self._leases.get(lease)
-        return None if found is None else _ROW.pack(found.ttl, found.remaining)
+        return None if found is None else _ROW.pack(found.ttl, found.remaining, found.granted)
 
     def load(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Takes the leases from their rows; each has the time left that it was last promised."""
         for name, row in rows:
-            ttl, remaining = _ROW.unpack(row)
             lease = int.from_bytes(name[len(ROW_PREFIX) :], "big", signed=True)
-            self._add(lease, ttl, remaining)
+            self._add(lease, *_ROW.unpack(row))
 
     # This member's clock.
 
@@ -148,13 +176,13 @@ class Lessor:
         """Seconds that a lease has left; negative when it has run out."""
         return lease.expires - self._now()
 
-    def expired(self, limit: int) -> list[int]:
+    def expired(self, limit: int) -> list[Expiry]:
         """Leases that have run out, after a look at up to `limit` that may have. Each is named
         again after a second, in case its revocation came to nothing.
         """
         now = self._now()
         queue = self._queue
-        found: list[int] = []
+        found: list[Expiry] = []
         while queue and queue[0][0] <= now and limit:
             limit -= 1
             due, lease = heappop(queue)
@@ -165,7 +193,7 @@ class Lessor:
                 self._enqueue(live, live.expires)
             else:
                 self._enqueue(live, now + _AGAIN)
-                found.append(lease)
+                found.append(Expiry(lease, live.granted))
         return found
 
     def behind(self) -> bool:
@@ -199,8 +227,8 @@ class Lessor:
             lease.reductions = 0
         self._rebuild()
 
-    def _add(self, lease: int, ttl: int, remaining: int) -> None:
-        added = Lease(lease, ttl, remaining, self._now() + remaining)
+    def _add(self, lease: int, ttl: int, remaining: int, granted: int) -> None:
+        added = Lease(lease, ttl, granted, remaining, self._now() + remaining)
         self._leases[lease] = added
         self._enqueue(added, added.expires)
         # Rows of leases that were revoked early pile up otherwise.

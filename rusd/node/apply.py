@@ -7,7 +7,7 @@ has the same state. No clock and no randomness decides anything here.
 from collections.abc import Callable
 from typing import Any, Final
 
-from rusd.lease.lessor import LeaseError, Lessor
+from rusd.lease.lessor import Expiry, LeaseError, Lessor
 from rusd.mvcc import txn
 from rusd.mvcc.errors import CompactedError, FutureRevisionError, KeyspaceError
 from rusd.mvcc.keyspace import Applied, Keyspace
@@ -39,6 +39,7 @@ PARSE: Final[dict[int, Callable[[bytes], Any]]] = {
     Kind.LEASE_CHECKPOINT: rpc_pb2.LeaseCheckpointRequest.FromString,
     Kind.ALARM: rpc_pb2.AlarmRequest.FromString,
     Kind.MEMBER: rpc_pb2.Member.FromString,
+    Kind.LEASE_EXPIRE: Expiry.decode,
 }
 
 
@@ -62,6 +63,7 @@ class Applier:
             Kind.LEASE_CHECKPOINT: self._lease_checkpoint,
             Kind.ALARM: self._alarm,
             Kind.MEMBER: self._member,
+            Kind.LEASE_EXPIRE: self._lease_expire,
         }
         self._unguarded = self.handlers.copy()
         self._guard()
@@ -106,15 +108,21 @@ class Applier:
         return keyspace.revision, b""
 
     def _lease_grant(self, request: LeaseGrantRequest) -> Result:
-        self.lessor.grant(request.ID, request.TTL)
+        self.lessor.grant(request.ID, request.TTL, self.keyspace.applied.position + 1)
         self._store_lease(request.ID)
         response = LeaseGrantResponse(ID=request.ID, TTL=request.TTL)
         return self.keyspace.revision, response.SerializeToString()
 
     def _lease_revoke(self, request: LeaseRevokeRequest) -> Result:
-        for key in self.lessor.revoke(request.ID):
+        return self._end_lease(request.ID, self.lessor.revoke(request.ID))
+
+    def _lease_expire(self, expiry: Expiry) -> Result:
+        return self._end_lease(expiry.lease, self.lessor.expire(expiry))
+
+    def _end_lease(self, lease: int, keys: list[bytes]) -> Result:
+        for key in keys:
             self.keyspace.delete(key)
-        self._store_lease(request.ID)
+        self._store_lease(lease)
         return self.keyspace.end(), b""
 
     def _lease_checkpoint(self, request: LeaseCheckpointRequest) -> Result:
@@ -164,6 +172,7 @@ _CHANGES: Final = (
     Kind.COMPACT,
     Kind.LEASE_GRANT,
     Kind.LEASE_REVOKE,
+    Kind.LEASE_EXPIRE,
 )
 
 

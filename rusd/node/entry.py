@@ -21,6 +21,8 @@ class Kind(IntEnum):
     ALARM = 8
     MEMBER = 9
     """A member as it is from now on (etcdserverpb.Member)."""
+    LEASE_EXPIRE = 10
+    """Revokes a lease that has run out (rusd.lease.lessor.Expiry)."""
 
 
 def encode(requests: Iterable[tuple[int, bytes]]) -> bytes:
