@@ -1,0 +1,185 @@
+"""The Lease service."""
+
+from collections.abc import Callable
+from random import SystemRandom
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from rusd.api import errors
+from rusd.api.answers import Headers
+from rusd.api.parsing import parsed
+from rusd.lease.lessor import MAX_TTL, Lessor, NoSuchLeaseError
+from rusd.mvcc.records import signed_varint
+from rusd.node.entry import Kind
+from rusd.node.leases import Leases
+from rusd.node.pipeline import Pipeline
+from rusd.pb.rpc_pb2 import (
+    LeaseGrantRequest,
+    LeaseKeepAliveRequest,
+    LeaseLeasesRequest,
+    LeaseLeasesResponse,
+    LeaseRevokeRequest,
+    LeaseStatus,
+    LeaseTimeToLiveRequest,
+    LeaseTimeToLiveResponse,
+)
+from rusd.wire.grpc import Status
+from rusd.wire.service import Call, StreamMethod, UnaryMethod
+from rusd.wire.stream import Stream
+
+_SERVICE: Final = "/etcdserverpb.Lease/"
+_UNKNOWN: Final = -1
+"""TTL in the answer of LeaseTimeToLive about a lease that does not exist."""
+
+_MOST_OWED: Final = 10_000
+"""Answers that a keep-alive stream holds back for a client that does not read them."""
+
+_random_bits: Final = SystemRandom().getrandbits
+
+
+class LeaseService:
+    """Grants, revokes, keeps alive and shows leases."""
+
+    def __init__(
+        self, pipeline: Pipeline, lessor: Lessor, leases: Leases, headers: Headers, min_ttl: int
+    ) -> None:
+        """`min_ttl` is in seconds; a grant of less is raised to it."""
+        self.lessor, self.leases = lessor, leases
+        self._pipeline, self._headers, self._min_ttl = pipeline, headers, min_ttl
+
+    def methods(self) -> list[UnaryMethod | StreamMethod]:
+        return [
+            UnaryMethod(_SERVICE + "LeaseGrant", self.grant),
+            UnaryMethod(_SERVICE + "LeaseRevoke", self.revoke),
+            UnaryMethod(_SERVICE + "LeaseTimeToLive", self.time_to_live),
+            UnaryMethod(_SERVICE + "LeaseLeases", self.leases_),
+            StreamMethod(_SERVICE + "LeaseKeepAlive", self.open_keep_alive),
+        ]
+
+    def header(self) -> bytes:
+        """Header of an answer as of now."""
+        return self._headers.at(self._pipeline.keyspace.revision)
+
+    def grant(self, calls: list[Call]) -> None:
+        for connection, stream, message, request in parsed(calls, LeaseGrantRequest.FromString):
+            if request.TTL > MAX_TTL:
+                connection.fail(stream, errors.LEASE_TTL_TOO_LARGE)
+                continue
+            # What the log has is what every member does: the id and the TTL are decided before.
+            ttl = max(request.TTL, self._min_ttl)
+            if not request.ID or ttl != request.TTL:
+                request.ID, request.TTL = request.ID or self._free_id(), ttl
+                message = request.SerializeToString()
+            self._pipeline.propose(Kind.LEASE_GRANT, message, request, connection, stream)
+
+    def _free_id(self) -> int:
+        while (lease := _random_bits(63)) == 0 or lease in self.lessor:
+            pass
+        return lease
+
+    def revoke(self, calls: list[Call]) -> None:
+        for connection, stream, message, request in parsed(calls, LeaseRevokeRequest.FromString):
+            self._pipeline.propose(Kind.LEASE_REVOKE, message, request, connection, stream)
+
+    def time_to_live(self, calls: list[Call]) -> None:
+        for connection, stream, _, request in parsed(calls, LeaseTimeToLiveRequest.FromString):
+            try:
+                lease = self.lessor.get(request.ID)
+            except NoSuchLeaseError:
+                response = LeaseTimeToLiveResponse(ID=request.ID, TTL=_UNKNOWN)
+            else:
+                response = LeaseTimeToLiveResponse(
+                    ID=lease.id,
+                    TTL=max(0, int(self.lessor.left(lease))),
+                    grantedTTL=lease.ttl,
+                    keys=lease.keys if request.keys else (),
+                )
+            connection.reply(stream, self.header() + response.SerializeToString())
+
+    def leases_(self, calls: list[Call]) -> None:
+        for connection, stream, _, _ in parsed(calls, LeaseLeasesRequest.FromString):
+            response = LeaseLeasesResponse(
+                leases=[LeaseStatus(ID=lease) for lease in self.lessor.ids()]
+            )
+            connection.reply(stream, self.header() + response.SerializeToString())
+
+    def open_keep_alive(self, stream: Stream) -> "KeepAlive":
+        return KeepAlive(self, stream)
+
+
+class KeepAlive:
+    """One client's stream of renewals. Answers need not be in the order of the requests: each
+    names its lease.
+    """
+
+    def __init__(self, service: LeaseService, stream: Stream) -> None:
+        self._stream = stream
+        self._lessor, self._leases = service.lessor, service.leases
+        self._header: Callable[[], bytes] = service.header
+        self._owed: dict[int, None] = {}
+        """Leases whose answers wait until the client reads."""
+        self._pending = 0
+        self._half_closed = False
+
+    # From the client.
+
+    def message(self, data: bytes) -> None:
+        try:
+            lease = LeaseKeepAliveRequest.FromString(data).ID
+        except DecodeError:
+            self._stream.finish(errors.MALFORMED)
+            return
+        self._renew(lease)
+
+    def half_closed(self) -> None:
+        self._half_closed = True
+        self._finish_if_done()
+
+    def closed(self) -> None:
+        self._owed.clear()
+
+    def writable(self) -> None:
+        owed, self._owed = self._owed, {}
+        for lease in owed:
+            self._renew(lease)
+        self._finish_if_done()
+
+    # From the pipeline, when the log promises a lease its full TTL again.
+
+    def reply(self, tag: int, _message: bytes, /) -> None:
+        """Answers about the lease `tag`."""
+        self._pending -= 1
+        self._renew(tag)
+        self._finish_if_done()
+
+    def fail(self, _tag: int, status: Status, /) -> None:
+        """Ends the stream: the client tries again."""
+        self._stream.finish(status)
+
+    def _renew(self, lease: int) -> None:
+        try:
+            found = self._lessor.renew(lease)
+        except NoSuchLeaseError:
+            self._answer(lease, 0)
+            return
+        if found.logged_in_full:
+            self._answer(lease, found.ttl)
+        else:
+            self._pending += 1
+            self._leases.restore(found, self)
+
+    def _answer(self, lease: int, ttl: int) -> None:
+        if self._stream.congested:
+            self._owed[lease] = None
+            if len(self._owed) > _MOST_OWED:
+                self._stream.finish(errors.REQUEST_TOO_MANY_REQUESTS)
+            return
+        body = b"\x10" + signed_varint(lease)
+        if ttl:
+            body += b"\x18" + signed_varint(ttl)
+        self._stream.send(self._header(), body)
+
+    def _finish_if_done(self) -> None:
+        if self._half_closed and not self._pending and not self._owed:
+            self._stream.finish()
