@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import gc
+import math
 import os
 import signal
 import time
@@ -14,20 +15,26 @@ import uvloop
 
 import rusd
 from rusd.api.answers import Answers, Headers
+from rusd.api.cluster import Cluster
 from rusd.api.http import Http
 from rusd.api.kv import KV
+from rusd.api.lease import LeaseService
+from rusd.api.maintenance import Maintenance
 from rusd.api.slow import SlowReads
 from rusd.api.watch import Watch
 from rusd.config import Config
 from rusd.lease.lessor import Lessor
 from rusd.log import Logger, log_loop_exceptions, open_logger, standard_logger
 from rusd.mvcc.watch import Watchers
+from rusd.node.auto_compaction import AutoCompaction, Periodic, Policy, Revisions
 from rusd.node.bootstrap import DamagedDataError, Identity, recover, wal_directory
 from rusd.node.compactor import Compactor
 from rusd.node.entry import Kind
 from rusd.node.identity import cluster_id, member_id
+from rusd.node.leases import Leases
 from rusd.node.pipeline import Limits as PipelineLimits
 from rusd.node.pipeline import Pipeline
+from rusd.node.quota import Quota
 from rusd.node.truncation import Truncation
 from rusd.pb.rpc_pb2 import Member
 from rusd.storage.engine import Engine
@@ -101,6 +108,8 @@ async def _serve(config: Config, log: Logger) -> int:
     compactor = Compactor(keyspace, config.compaction_sleep_interval, log)
     applier.on_compact = compactor.start
     compactor.start()
+    Quota(pipeline, engine.size, config.quota_backend_bytes, log)
+    leases = Leases(pipeline, lessor)
     pipeline.become_leader()
     headers.set_term(pipeline.term)
     _publish(config, pipeline)
@@ -117,8 +126,23 @@ async def _serve(config: Config, log: Logger) -> int:
         config.max_request_bytes + _GRPC_OVERHEAD,
         config.watch_progress_notify_interval,
     )
+    lease = LeaseService(pipeline, lessor, leases, headers, _min_lease_ttl(config))
+    maintenance = Maintenance(
+        pipeline, engine, compactor, threads, headers, config.quota_backend_bytes, log
+    )
+    cluster = Cluster(membership, headers)
+    leases.start()
+    policy = _auto_compaction(config)
+    if policy is not None:
+        AutoCompaction(policy, pipeline, log).start()
     server = Server(
-        [*kv.methods(), *watch.methods()],
+        [
+            *kv.methods(),
+            *watch.methods(),
+            *lease.methods(),
+            *maintenance.methods(),
+            *cluster.methods(),
+        ],
         Http(pipeline).answer,
         _limits(config),
         standard_logger(log, "rusd.wire"),
@@ -133,6 +157,7 @@ async def _serve(config: Config, log: Logger) -> int:
     watch.stop()
     await server.drain(_DRAIN_SECONDS if code == 0 else 0)
     if code == 0:
+        leases.stop()
         await pipeline.stop()
         await loop.run_in_executor(threads, engine.flush)
     threads.shutdown()
@@ -192,6 +217,19 @@ def _publish(config: Config, pipeline: Pipeline) -> None:
     )
     if member != known:
         pipeline.propose(Kind.MEMBER, member.SerializeToString(), member, None, 0)
+
+
+def _min_lease_ttl(config: Config) -> int:
+    """Seconds: one and a half election timeouts, so that a lease outlives a change of leader."""
+    return math.ceil(1.5 * config.election_timeout)
+
+
+def _auto_compaction(config: Config) -> Policy | None:
+    if config.auto_compaction_period:
+        return Periodic(config.auto_compaction_period, time.monotonic())
+    if config.auto_compaction_revisions:
+        return Revisions(config.auto_compaction_revisions)
+    return None
 
 
 def _limits(config: Config) -> Limits:

@@ -1,0 +1,171 @@
+"""The Maintenance service: a member's state, alarms, hashes and defragmentation."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Final
+
+import rusd
+from rusd.api.answers import Caller, Headers
+from rusd.api.parsing import parsed
+from rusd.api.slices import run_sliced
+from rusd.log import Logger
+from rusd.mvcc.hashing import HashResult, hash_history
+from rusd.mvcc.keyspace import Keyspace
+from rusd.node.compactor import Compactor
+from rusd.node.entry import Kind
+from rusd.node.pipeline import Pipeline
+from rusd.node.quota import DEFAULT
+from rusd.pb.rpc_pb2 import (
+    AlarmRequest,
+    DefragmentRequest,
+    DefragmentResponse,
+    DowngradeInfo,
+    HashKVRequest,
+    HashKVResponse,
+    HashRequest,
+    HashResponse,
+    StatusRequest,
+    StatusResponse,
+)
+from rusd.storage.engine import Engine
+from rusd.wire.grpc import Code, Status
+from rusd.wire.service import Call, UnaryMethod
+
+_SERVICE: Final = "/etcdserverpb.Maintenance/"
+_STORAGE_VERSION: Final = rusd.ETCD_VERSION.rsplit(".", 1)[0] + ".0"
+_NEVER_COMPACTED: Final = -1
+"""compact_revision in etcd's answers before the first compaction."""
+
+
+class Maintenance:
+    """Answers about this member, and tends it."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        engine: Engine,
+        compactor: Compactor,
+        background: Executor,
+        headers: Headers,
+        quota: int,
+        log: Logger,
+    ) -> None:
+        """`quota` is --quota-backend-bytes; long work of the engine runs on `background`."""
+        self._pipeline, self._engine, self._compactor = pipeline, engine, compactor
+        self._background, self._headers, self._log = background, headers, log
+        self._quota = quota or DEFAULT
+        self._keyspace: Keyspace = pipeline.keyspace
+        self._defragmentation: asyncio.Future[None] | None = None
+
+    def methods(self) -> list[UnaryMethod]:
+        return [
+            UnaryMethod(_SERVICE + "Status", self.status),
+            UnaryMethod(_SERVICE + "Alarm", self.alarm),
+            UnaryMethod(_SERVICE + "Hash", self.hash),
+            UnaryMethod(_SERVICE + "HashKV", self.hash_kv),
+            UnaryMethod(_SERVICE + "Defragment", self.defragment),
+        ]
+
+    def _header(self) -> bytes:
+        return self._headers.at(self._keyspace.revision)
+
+    def status(self, calls: list[Call]) -> None:
+        for connection, stream, _, _ in parsed(calls, StatusRequest.FromString):
+            applier = self._pipeline.applier
+            membership, applied = applier.membership, self._keyspace.applied.position
+            response = StatusResponse(
+                version=rusd.ETCD_VERSION,
+                dbSize=self._engine.size(),
+                # The only voter leads, and what it has applied is what is committed.
+                leader=membership.local_id,
+                raftIndex=applied,
+                raftTerm=self._pipeline.term,
+                raftAppliedIndex=applied,
+                errors=applier.alarms.texts(),
+                dbSizeInUse=self._engine.size_in_use(),
+                isLearner=membership.members[membership.local_id].isLearner,
+                storageVersion=_STORAGE_VERSION,
+                dbSizeQuota=self._quota,
+                downgradeInfo=DowngradeInfo(),
+            )
+            connection.reply(stream, self._header() + response.SerializeToString())
+
+    def alarm(self, calls: list[Call]) -> None:
+        for connection, stream, message, request in parsed(calls, AlarmRequest.FromString):
+            if request.action == AlarmRequest.GET:
+                alarms = self._pipeline.applier.alarms.listing(request.alarm)
+                connection.reply(stream, self._header() + alarms)
+            else:
+                self._pipeline.propose(Kind.ALARM, message, request, connection, stream)
+
+    def hash(self, calls: list[Call]) -> None:
+        """The hash of the latest revision; it is not that of a database file, as in etcd."""
+        for connection, stream, _, _ in parsed(calls, HashRequest.FromString):
+            self._hash(connection, stream, 0, lambda result: HashResponse(hash=result.hash))
+
+    def hash_kv(self, calls: list[Call]) -> None:
+        for connection, stream, _, request in parsed(calls, HashKVRequest.FromString):
+            self._hash(connection, stream, request.revision, _hash_kv_response)
+
+    def _hash(
+        self,
+        caller: Caller,
+        tag: int,
+        revision: int,
+        respond: Callable[[HashResult], HashResponse | HashKVResponse],
+    ) -> None:
+        """Hashes a slice at a time, once nothing is left to sweep."""
+
+        def done(result: HashResult) -> None:
+            caller.reply(tag, self._header() + respond(result).SerializeToString())
+
+        self._compactor.when_swept(
+            lambda: run_sliced(
+                hash_history(self._keyspace, revision), done, partial(caller.fail, tag)
+            )
+        )
+
+    def defragment(self, calls: list[Call]) -> None:
+        """Compacts the tables beside normal work. Calls that come meanwhile share the answer."""
+        for connection, stream, _, _ in parsed(calls, DefragmentRequest.FromString):
+            if self._defragmentation is None:
+                self._defragmentation = self._start_defragmentation()
+            self._defragmentation.add_done_callback(partial(_answer_defragment, connection, stream))
+
+    def _start_defragmentation(self) -> "asyncio.Future[None]":
+        loop = asyncio.get_running_loop()
+        before, began = self._engine.size(), loop.time()
+        self._log.info("starting to defragment", **{"current-db-size-bytes": before})
+        future = loop.run_in_executor(self._background, self._engine.compact)
+
+        def finish(_: "asyncio.Future[None]") -> None:
+            self._defragmentation = None
+            self._log.info(
+                "finished defragmenting directory",
+                **{
+                    "current-db-size-bytes-diff": self._engine.size() - before,
+                    "took": loop.time() - began,
+                },
+            )
+
+        future.add_done_callback(finish)
+        return future
+
+
+def _hash_kv_response(result: HashResult) -> HashKVResponse:
+    return HashKVResponse(
+        hash=result.hash,
+        compact_revision=result.compacted or _NEVER_COMPACTED,
+        hash_revision=result.revision,
+    )
+
+
+def _answer_defragment(caller: Caller, tag: int, future: "asyncio.Future[None]") -> None:
+    error = future.exception()
+    if error is None:
+        # etcd sends no header here.
+        caller.reply(tag, DefragmentResponse().SerializeToString())
+    else:
+        caller.fail(tag, Status(Code.UNKNOWN, str(error)))
