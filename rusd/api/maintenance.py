@@ -35,8 +35,6 @@ from rusd.wire.service import Call, UnaryMethod
 
 _SERVICE: Final = "/etcdserverpb.Maintenance/"
 _STORAGE_VERSION: Final = rusd.ETCD_VERSION.rsplit(".", 1)[0] + ".0"
-_NEVER_COMPACTED: Final = -1
-"""compact_revision in etcd's answers before the first compaction."""
 
 
 class Maintenance:
@@ -157,7 +155,7 @@ class Maintenance:
 def _hash_kv_response(result: HashResult) -> HashKVResponse:
     return HashKVResponse(
         hash=result.hash,
-        compact_revision=result.compacted or _NEVER_COMPACTED,
+        compact_revision=result.compacted,
         hash_revision=result.revision,
     )
 

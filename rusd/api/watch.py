@@ -20,7 +20,6 @@ _NO_ID: Final = -1
 _FRAGMENT: Final = b"\x38\x01"
 _EMPTY_RANGE: Final = "mvcc: watcher range is empty"
 _DUPLICATE_ID: Final = "mvcc: duplicate watch ID provided on the WatchStream"
-_NEGATIVE_START: Final = "mvcc: required revision has been compacted"
 
 
 class Watch:
@@ -127,7 +126,7 @@ class WatchStream:
         if end is not None and end <= key:
             reason = _EMPTY_RANGE
         elif request.start_revision < 0:
-            reason = _NEGATIVE_START
+            reason = errors.COMPACTED.message
         elif request.watch_id and request.watch_id in self._by_id:
             reason = _DUPLICATE_ID
         if reason:

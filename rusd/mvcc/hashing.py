@@ -33,7 +33,7 @@ def hash_history(keyspace: Keyspace, revision: int) -> Generator[None, None, Has
     if revision < compacted:
         raise CompactedError
     events = rows(keyspace.tables.events, b"", REVISION.pack(revision + 1, 0))
-    checksum = crc32(compacted.to_bytes(8, "big"))
+    checksum = crc32(compacted.to_bytes(8, "big", signed=True))
     for number, (row, value) in enumerate(events):
         checksum = crc32(value[12:], crc32(row, checksum))
         if number % _SLICE == _SLICE - 1:

@@ -38,6 +38,10 @@ _APPLIED_ROW, _REVISION_ROW, _COMPACTED_ROW, _SWEPT_ROW = (
 )
 
 
+NEVER_COMPACTED: Final = -1
+"""The compacted revision of a keyspace that was not compacted yet, as etcd reports it."""
+
+
 class Applied(NamedTuple):
     """How much of the log the tables hold: all entries up to `position` of `term`, and `requests`
     requests of the entry after it.
@@ -101,8 +105,8 @@ class Keyspace:
         self.index: dict[bytes, bytes] = {}
         self.keys: SortedList[bytes] = SortedList()
         self.revision = 1
-        self.compacted = 0
-        self.swept = 0
+        self.compacted = NEVER_COMPACTED
+        self.swept = NEVER_COMPACTED
         """Up to this revision, what compaction frees is gone from the tables."""
         self.applied = Applied()
         """Set by whoever applies the log, before `write`."""
@@ -126,7 +130,11 @@ class Keyspace:
         state = self.tables.state
         self.revision, self.compacted, self.swept = (
             U64.unpack(row)[0] if (row := state.get(name)) else default
-            for name, default in ((_REVISION_ROW, 1), (_COMPACTED_ROW, 0), (_SWEPT_ROW, 0))
+            for name, default in (
+                (_REVISION_ROW, 1),
+                (_COMPACTED_ROW, NEVER_COMPACTED),
+                (_SWEPT_ROW, NEVER_COMPACTED),
+            )
         )
         if row := state.get(_APPLIED_ROW):
             self.applied = Applied._make(_APPLIED.unpack(row))
