@@ -8,10 +8,17 @@ from .peer import RawClient, Serving, serving
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[Serving]:
+def running() -> Iterator[Serving]:
     """One server with the default limits for all tests of a module."""
-    with serving() as running:
-        yield running
+    with serving() as started:
+        yield started
+
+
+@pytest.fixture
+def shared(running: Serving) -> Serving:
+    """The module's server, without what earlier tests left in its service."""
+    running.service.forget()
+    return running
 
 
 @pytest.fixture

@@ -35,6 +35,12 @@ class Service:
         self.held: list[Call] = []
         self.streams: list[Stream] = []
 
+    def forget(self) -> None:
+        """Start anew, for another test."""
+        self.events = queue.Queue()
+        self.held = []
+        self.streams = []
+
     def methods(self) -> list[UnaryMethod | StreamMethod]:
         """All under /test.Test/."""
         unary = [self.echo, self.fail, self.hold, self.broken, self.large, self.metadata]
@@ -304,7 +310,9 @@ class RawClient:
                     self.received.append(frame)
                     if kind == frames.HEADERS:
                         fields = self.decoder.decode(frame.payload)
-                        self._headers.setdefault(stream_id, {}).update({str(k): str(v) for k, v in fields})
+                        self._headers.setdefault(stream_id, {}).update(
+                            {str(k): str(v) for k, v in fields}
+                        )
                     return frame
             try:
                 data = self.socket.recv(1 << 16)
