@@ -212,6 +212,6 @@ class WatchStream:
             self._progress_wanted = False
             self._respond(WatchResponse(watch_id=_NO_ID))
 
-    def _respond(self, response: WatchResponse) -> None:
-        header = self._headers.at(self._keyspace.revision)
+    def _respond(self, response: WatchResponse, at: int | None = None) -> None:
+        header = self._headers.at(self._keyspace.revision if at is None else at)
         self._stream.send(header, response.SerializeToString())

@@ -9,7 +9,7 @@ import operator
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
-from rusd.mvcc.errors import KeyNotFoundError, LeaseNotFoundError
+from rusd.mvcc.errors import CompactedError, KeyNotFoundError, LeaseNotFoundError
 from rusd.mvcc.keyspace import Keyspace, Meta
 from rusd.mvcc.ranges import check_revision, item_value, read_range, run
 from rusd.mvcc.records import range_end, varint
@@ -79,7 +79,8 @@ Result = tuple[int, bytes]
 def put(keyspace: Keyspace, request: PutRequest) -> Result:
     """Applies a PutRequest as one revision."""
     if request.lease or request.prev_kv or request.ignore_value or request.ignore_lease:
-        check_put(keyspace, request)
+        check_lease(keyspace, request)
+        check_key(keyspace, request)
         body = _put(keyspace, request)
     else:
         keyspace.counters.puts += 1
@@ -109,10 +110,14 @@ def read_only_txn(keyspace: Keyspace, plan: Plan) -> bytes:
     return _execute(keyspace, path, _check(keyspace, path))
 
 
-def check_put(keyspace: Keyspace, request: PutRequest) -> None:
-    """Whether a put can be applied. Raises KeyNotFoundError, LeaseNotFoundError."""
+def check_key(keyspace: Keyspace, request: PutRequest) -> None:
+    """Whether a put that keeps a value or a lease has one to keep. Raises KeyNotFoundError."""
     if (request.ignore_value or request.ignore_lease) and request.key not in keyspace.index:
         raise KeyNotFoundError
+
+
+def check_lease(keyspace: Keyspace, request: PutRequest) -> None:
+    """Whether the lease that a put names exists. Raises LeaseNotFoundError."""
     if request.lease and request.lease not in keyspace.leases:
         raise LeaseNotFoundError
 
@@ -239,17 +244,35 @@ _NO_PAST: Final[_Past] = {}
 
 
 def _check(keyspace: Keyspace, path: _Path) -> _Past:
-    past = _NO_PAST
+    """Checks all operations of a path: first its puts, then its ranges, as etcd does."""
+    _check_puts(keyspace, path)
+    return _check_ranges(keyspace, path)
+
+
+def _check_puts(keyspace: Keyspace, path: _Path) -> None:
     for position, (kind, request) in enumerate(path.operations):
         if kind == PUT:
-            check_put(keyspace, request)
-        elif kind == RANGE:
-            if request.revision > 0:
-                check_revision(keyspace, request.revision)
-                if request.revision < keyspace.revision:
+            # Of two errors, etcd tells the other one here than outside of a transaction.
+            check_key(keyspace, request)
+            check_lease(keyspace, request)
+        elif kind == TXN:
+            _check_puts(keyspace, path.nested[position])
+
+
+def _check_ranges(keyspace: Keyspace, path: _Path) -> _Past:
+    past = _NO_PAST
+    for position, (kind, request) in enumerate(path.operations):
+        if kind == RANGE:
+            revision = request.revision
+            if revision:
+                # A negative revision reads the latest, but etcd holds it to the compacted one here.
+                if revision < keyspace.compacted:
+                    raise CompactedError
+                check_revision(keyspace, revision)
+                if 0 < revision < keyspace.revision:
                     past = {**past, id(request): run(read_range(keyspace, request))}
         elif kind == TXN:
-            past = {**past, **_check(keyspace, path.nested[position])}
+            past = {**past, **_check_ranges(keyspace, path.nested[position])}
     return past
 
 
