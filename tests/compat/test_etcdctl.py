@@ -32,6 +32,9 @@ _OWN_TEXT = (
     (re.compile(r"\b3\.\d+\.\d+\b"), "<version>"),
     (re.compile(r"\b[\d.]+ [kMG]?B\b"), "<size>"),
     (re.compile(r"\b[\d.]+(ms|µs|s)\b"), "<time>"),
+    (re.compile(r"\b\d{7,10}\b"), "<hash>"),
+    # Whether it leads, whether it learns, then the Raft term and two indexes.
+    (re.compile(r"(true|false)( *[│,]) +(\d+\2 +){2}\d+"), r"\1\2 <raft>"),
     (re.compile(r"remaining\(\d+s\)"), "remaining(<time>)"),
     (re.compile(r" +"), " "),
     (re.compile("─+"), "─"),
