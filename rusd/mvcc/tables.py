@@ -2,9 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from itertools import compress, repeat
+from typing import Any, TypeVar, cast
 
 from rocksdict import ColumnFamily, Rdict, RdictIter, ReadOptions, WriteBatch, WriteOptions
+
+T = TypeVar("T")
 
 LATEST, EVENTS, HISTORY = "latest", "events", "history"
 
@@ -48,13 +51,22 @@ def new_batch() -> WriteBatch:
 
 def rows(table: Rdict, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:
     """The rows of [start, end), as they are at this moment, in key order."""
-    items: Any = table.items(from_key=start, read_opt=_up_to(end))
-    return cast(Iterator[tuple[bytes, bytes]], items)
+    options = _up_to(end)
+    items: Any = table.items(from_key=start, read_opt=options)
+    return _keeping(options, cast(Iterator[tuple[bytes, bytes]], items))
 
 
 def values(table: Rdict, start: bytes, end: bytes | None) -> Iterator[bytes]:
     """The values of the rows of [start, end), as they are at this moment, in key order."""
-    return table.values(from_key=start, read_opt=_up_to(end))
+    options = _up_to(end)
+    return _keeping(options, table.values(from_key=start, read_opt=options))
+
+
+def _keeping(options: ReadOptions, items: Iterator[T]) -> Iterator[T]:
+    """The items, with a reference to their options: rocksdict's iterators point into the bound that
+    these hold and do not keep them, and stop early once that memory is used for something else.
+    """
+    return compress(items, repeat(options))
 
 
 def _up_to(end: bytes | None) -> ReadOptions:
