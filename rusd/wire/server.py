@@ -41,7 +41,7 @@ class Server:
         self.http = http
         self.turn = Turn([m for m in methods if isinstance(m, UnaryMethod)], log)
         streams = [m for m in methods if isinstance(m, StreamMethod)]
-        self.router = Router(self.turn.batches, streams)
+        self.router = Router(self.turn.batches, streams, limits)
         self._loop = asyncio.get_running_loop()
         self._listeners: list[asyncio.Server] = []
         self._arrivals: set[_Arrival] = set()

@@ -87,7 +87,7 @@ class Memory:
         methods = self.service.methods()
         self.turn = Turn([m for m in methods if isinstance(m, UnaryMethod)], log)
         streams = [m for m in methods if isinstance(m, StreamMethod)]
-        self.router = Router(self.turn.batches, streams)
+        self.router = Router(self.turn.batches, streams, limits or Limits())
         self.pipe = Pipe()
         self.connection = Connection(self.turn, self.router, Nobody(), limits or Limits(), log)
         self.connection.connection_made(self.pipe)

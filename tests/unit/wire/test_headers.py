@@ -1,5 +1,7 @@
 """Header blocks: the quick decoder beside hpack, the caches, and what clients really send."""
 
+import random
+
 import pytest
 from hpack import Decoder, Encoder, HPACKError
 from hypothesis import given, settings
@@ -23,7 +25,7 @@ CALL = [
 
 
 def decoder() -> HeaderDecoder:
-    return HeaderDecoder(Router({b"/a.B/C": BATCH}, []), Limits())
+    return HeaderDecoder(Router({b"/a.B/C": BATCH}, [], Limits()), Limits())
 
 
 names = st.sampled_from(["a", "b", "grpc-timeout", ":path", "user-agent", "x" * 200])
@@ -108,3 +110,27 @@ def test_the_caches_are_bounded() -> None:
         ours.decode(Encoder().encode([*CALL, ("x", str(index), True)], huffman=False))
     assert len(ours.known) <= ours.KNOWN_BLOCKS
     assert len(router._known) <= router.REMEMBERED
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32), st.booleans(), st.sampled_from([0, 100, 300, 1000, 4096]))
+def test_what_is_remembered_of_blocks_never_gives_another_calls_headers(
+    seed: int, huffman: bool, size: int
+) -> None:
+    """Hundreds of calls with timeouts, so that the entries' numbers come round more than once."""
+    rng = random.Random(seed)
+    encoder, ours, theirs = Encoder(), decoder(), Decoder()
+    for index in range(450):
+        if index == 200:
+            encoder.header_table_size = size
+        fields: list[tuple[str, str] | tuple[str, str, bool]] = [*CALL]
+        fields += [("m", str(rng.randint(0, 3)))] * rng.randint(0, 1)
+        fields.append(("grpc-timeout", f"{rng.randint(0, 99999)}m", rng.random() < 0.2))
+        fields += [(f"x-{rng.randint(0, 2)}", str(rng.randint(0, 2)))] * rng.randint(0, 1)
+        block = encoder.encode(fields, huffman=huffman)
+        head = ours.decode(block).head
+        expected = dict(theirs.decode(block, raw=True))
+        assert head.timeout == pytest.approx(int(expected.pop(b"grpc-timeout")[:-1]) / 1000)
+        assert head.path == expected[b":path"]
+        regular = {name: value for name, value in expected.items() if name[:1] != b":"}
+        assert head.metadata == regular
