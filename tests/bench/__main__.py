@@ -18,7 +18,7 @@ import grpc
 
 from tests.bench.goals import BY_NAME, ROWS
 from tests.bench.load import Generators, LoadError
-from tests.bench.machine import description, filesystem
+from tests.bench.machine import Others, description, filesystem
 from tests.bench.report import Figures, as_json, notes, page, shown, table
 from tests.bench.workloads import GROUPS, SHORT, Group, Site, Sizes
 from tests.members import Member, NotReadyError, rusd_command
@@ -77,6 +77,7 @@ def _measure_group(
         for work in wanted:
             label = ", ".join(work.rows)
             site.generators.busiest = 0.0
+            others = Others(site.pid)
             try:
                 for name, value in work.measure(site).items():
                     figures.add(name, subject, value)
@@ -87,6 +88,7 @@ def _measure_group(
                     return
             if site.generators.busiest > _BUSY:
                 figures.generator_bound.add(f"{label} of {subject}")
+            figures.disturb(f"{label} of {subject}", others.share(site.pid))
     except _FAILURES as error:
         _fail(figures, label, subject, error)
     finally:
@@ -105,6 +107,7 @@ def measure(
 ) -> Figures:
     """All rounds of all groups that hold a wanted row, the subjects in turn in each round."""
     figures = Figures()
+    generators = Generators(folder)
     for group in GROUPS:
         if not any(set(work.rows) & set(names) for work in group.workloads):
             continue
@@ -112,7 +115,7 @@ def measure(
             for subject, command in subjects.items():
                 with tempfile.TemporaryDirectory(dir=folder) as scratch:
                     member = Member(command, Path(scratch) / "member", _FLAGS)
-                    site = Site(member, Generators(Path(scratch)), sizes)
+                    site = Site(member, generators, sizes)
                     _measure_group(group, subject, site, names, figures)
     return figures
 
@@ -134,7 +137,9 @@ def main(given: Sequence[str] | None = None) -> int:
     begin = time.monotonic()
     subjects = _subjects(arguments)
     machine = description(folder, subjects.get("etcd"))
-    figures = measure(subjects, arguments.names, SHORT if arguments.short else Sizes(), folder)
+    sizes = SHORT if arguments.short else Sizes()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        figures = measure(subjects, arguments.names, sizes, Path(scratch))
     print(table(figures, arguments.names))
     for note in notes(figures):
         print(note)

@@ -4,9 +4,10 @@ import importlib.metadata
 import os
 import platform
 import re
+import resource
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import rusd
@@ -36,6 +37,43 @@ def syncs_a_second(folder: Path) -> float:
     finally:
         os.close(descriptor)
         file.unlink()
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """The process and all that it started and that still runs."""
+    yield pid
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        for child in (thread / "children").read_text().split():
+            yield from descendants(int(child))
+
+
+class Others:
+    """How much of the machine other processes took: what was busy, less what is ours.
+
+    Ours are this process, the children that it has reaped, and the member that runs.
+    """
+
+    def __init__(self, member: int | None) -> None:
+        """Begin to measure."""
+        self._begin, self._before = time.monotonic(), self._seconds(member)
+
+    def share(self, member: int | None) -> float:
+        """The share of all cores, 0 to 1, since the beginning."""
+        cores = (os.cpu_count() or 1) * (time.monotonic() - self._begin)
+        return max(0.0, self._seconds(member) - self._before) / cores
+
+    @staticmethod
+    def _seconds(member: int | None) -> float:
+        # proc(5): user, nice and system time of all cores come first, in ticks.
+        busy = sum(map(int, Path("/proc/stat").read_text().split()[1:4]))
+        for pid in () if member is None else descendants(member):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            busy -= sum(map(int, fields[11:13]))
+        ours = 0.0
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
+            used = resource.getrusage(who)
+            ours += used.ru_utime + used.ru_stime
+        return busy / os.sysconf("SC_CLK_TCK") - ours
 
 
 def description(folder: Path, etcd: Sequence[str] | None) -> list[tuple[str, str]]:

@@ -13,8 +13,9 @@ The load generators and the servers share the machine's cores. `h2load` (nghttp2
 that repeat one request, as `h2load -D SECONDS --warm-up-time SECONDS -c CONNECTIONS -m 16 -d BODY
 -H 'content-type: application/grpc' -H 'te: trailers' http://127.0.0.1:PORT/etcdserverpb.KV/Range`.
 `tests/bench/load.c` sends those that h2load cannot: distinct keys, Txns that follow the revision of
-their key, a fixed rate, watchers, streams. It was compared with h2load on the same Put of one key;
-both reach the same rate.
+their key, a fixed rate, watchers, streams. With the same Put of one key and 64 connections, h2load
+got 42,600 answers a second from etcd and load.c 45,400; load.c itself takes half a microsecond of a
+core for a call.
 
 * 31-byte keys, 256-byte values, 16 streams a connection unless the row says otherwise. Both servers
   run with their defaults (fsync on), but for a quota of 8 GiB. A call that fails fails the row.
@@ -44,10 +45,16 @@ class Figures:
     failures: list[str] = field(default_factory=list)
     generator_bound: set[str] = field(default_factory=set)
     """Rows and subjects in which a load generator used up its core."""
+    others: dict[str, float] = field(default_factory=dict)
+    """The largest share of the machine that other processes took, by row and subject."""
 
     def add(self, name: str, subject: str, value: float) -> None:
         """Keep one round's figure."""
         self.rounds.setdefault(name, {}).setdefault(subject, []).append(value)
+
+    def disturb(self, label: str, share: float) -> None:
+        """Keep what other processes took in one round."""
+        self.others[label] = max(share, self.others.get(label, 0.0))
 
     def figure(self, row: Row, subject: str) -> float | None:
         """The figure of the row over all rounds, None where nothing was measured."""
@@ -97,6 +104,9 @@ def notes(figures: Figures) -> list[str]:
     if figures.generator_bound:
         rows = ", ".join(sorted(figures.generator_bound))
         lines.append(f"the load generator used over 0.9 of a core, which may bound: {rows}")
+    if disturbed := {label: share for label, share in figures.others.items() if share > 0.1}:
+        rows = ", ".join(f"{label} ({share:.0%})" for label, share in disturbed.items())
+        lines.append(f"other processes took over a tenth of the machine during: {rows}")
     return lines
 
 
@@ -136,6 +146,7 @@ def as_json(figures: Figures, machine: Mapping[str, str]) -> str:
             "machine": machine,
             "rounds": figures.rounds,
             "failures": figures.failures,
+            "others": figures.others,
             "generator_bound": sorted(figures.generator_bound),
         },
         indent=1,

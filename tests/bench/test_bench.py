@@ -1,6 +1,8 @@
 """The benchmark itself: its figures are those of calls that succeeded, and its table is whole."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +14,10 @@ from tests.bench import requests
 from tests.bench.__main__ import main
 from tests.bench.goals import BY_NAME, ROWS, Ratio, Row, Under
 from tests.bench.load import Generators, LoadError
+from tests.bench.machine import Others
+from tests.bench.report import Figures, page
 from tests.bench.workloads import GROUPS
-from tests.members import Member
+from tests.members import Member, wait_for
 
 
 def test_every_row_is_measured_by_exactly_one_workload() -> None:
@@ -126,3 +130,25 @@ def test_a_rate_is_kept_and_latency_counts_from_when_a_call_was_due(
     assert len(due) >= 400
     assert due[-1] - due[0] == pytest.approx((len(due) - 1) / 500 * 1e9, rel=0.01)
     assert 0 < latencies.worst_ms(begin, end) < 60_000
+
+
+def test_what_the_member_uses_is_not_counted_as_used_by_others() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            everyone, without = Others(None), Others(process.pid)
+            wait_for(lambda: everyone.share(None) - without.share(process.pid) > 0.1, 60, "its use")
+            assert without.share(process.pid) < everyone.share(None)
+        finally:
+            process.kill()
+
+
+def test_a_page_names_what_disturbed_it() -> None:
+    figures = Figures(failures=["put-8 of rusd: ended"], generator_bound={"range-8 of rusd"})
+    figures.disturb("put-64 of etcd", 0.25)
+    figures.disturb("put-64 of etcd", 0.05)
+    figures.disturb("watch-1 of etcd", 0.05)
+    text = page(figures, [("kernel", "Linux")], "2020-01-01")
+    assert "put-8 of rusd: ended" in text
+    assert "may bound: range-8 of rusd" in text
+    assert "put-64 of etcd (25%)" in text
+    assert "watch-1 of etcd" not in text

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 from rusd.pb import rpc_pb2 as rpc
 from tests.bench import requests
 from tests.bench.load import Generators, LoadError, records
+from tests.bench.machine import descendants
 from tests.members import Member, NotReadyError
 
 STREAMS = 16
@@ -81,6 +82,11 @@ class Site:
     def port(self) -> int:
         """Where the member serves clients."""
         return self.member.client_port
+
+    @property
+    def pid(self) -> int | None:
+        """The member's process."""
+        return None if self.member.process is None else self.member.process.pid
 
     def start(self) -> None:
         """Start the member; keep how long it took until /health answered true."""
@@ -246,13 +252,12 @@ def _keep_alives(site: Site) -> float:
 
 def resident(pid: int) -> tuple[float, float]:
     """Resident memory of a process and all that it started: (all of it, the anonymous part), MB."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    sizes = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-    whole, anonymous = (int(sizes[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "RssAnon"))
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        for child in (thread / "children").read_text().split():
-            more, more_anonymous = resident(int(child))
-            whole, anonymous = whole + more, anonymous + more_anonymous
+    whole = anonymous = 0.0
+    for process in descendants(pid):
+        status = Path(f"/proc/{process}/status").read_text()
+        sizes = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        whole += int(sizes["VmRSS"].split()[0]) * 1024 / 1e6
+        anonymous += int(sizes["RssAnon"].split()[0]) * 1024 / 1e6
     return whole, anonymous
 
 
