@@ -71,8 +71,10 @@ def comparable(message: Message) -> Message:
     elif isinstance(message, rpc.LeaseLeasesResponse):
         message.leases.sort(key=lambda lease: lease.ID)
     elif isinstance(message, rpc.HashKVResponse):
-        # The hash is over each server's own storage; hash_revision is younger than etcd 3.5.
+        # The hash is over each server's own storage; hash_revision is younger than etcd 3.5, which
+        # at a compacted revision may give a hash that it took before that compaction.
         message.hash = 0
+        message.compact_revision = 0
         message.hash_revision = 0
     for descriptor, value in message.ListFields():
         if descriptor.type == descriptor.TYPE_MESSAGE:
