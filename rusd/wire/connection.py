@@ -16,7 +16,8 @@ from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
-from rusd.wire.flow import Budget, ReceiveWindow, widened
+from rusd.wire.conduct import Conduct
+from rusd.wire.flow import Budget, ReceiveWindow
 from rusd.wire.frames import (
     ACK,
     CONTINUATION,
@@ -44,7 +45,6 @@ from rusd.wire.frames import (
     Setting,
     StreamFault,
     frame,
-    frame_head,
     goaway,
     rst_stream,
     settings,
@@ -64,11 +64,12 @@ from rusd.wire.grpc import (
     trailers,
 )
 from rusd.wire.headers import HeaderDecoder, Opening, Router, trailers_only, validate_trailers
-from rusd.wire.limits import Limits, TokenBucket
+from rusd.wire.limits import Limits
+from rusd.wire.outgoing import Outgoing
 from rusd.wire.stream import Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from rusd.wire.turn import Turn
 
@@ -79,6 +80,9 @@ _DEADLINE_EXCEEDED: Final = Status(Code.DEADLINE_EXCEEDED, "context deadline exc
 
 # A unary request's only DATA frame: frame head, then the message's prefix.
 _unpack_prefix = Struct(">BI").unpack_from
+
+_pack_prefix = Struct(">BI").pack
+_pack_data = Struct(">HBBBIBI").pack  # frame head and message prefix
 
 # A unary answer up to its message: HEADERS frame, DATA frame head, message prefix.
 _pack_reply = Struct(f">HBBBI{len(RESPONSE_HEADERS)}sHBBBIBI").pack
@@ -122,9 +126,6 @@ class Connection(asyncio.Protocol):
     """The server's end of one HTTP/2 connection."""
 
     RESETS_REMEMBERED: Final = 1024
-    LARGEST_FRAME_SENT: Final = 65536
-    IDLE_PING_TIME: Final = 7200.0
-    """Between pings of a client without calls; etcd does not permit keep-alive without calls."""
     LINGER: Final = 1.0
 
     def __init__(
@@ -170,28 +171,14 @@ class Connection(asyncio.Protocol):
         """No call's deadline comes before this time (monotonic seconds)."""
 
         # Sending.
-        self._out: list[bytes | memoryview] = []
-        self._dirty = False
-        self._unflushed = 0
-        self.window = DEFAULT_WINDOW
-        """What the peer lets us send on the connection."""
-        self.max_frame = MAX_FRAME_BYTES
-        self._initial_window = DEFAULT_WINDOW
-        self._simple_reply = min(MAX_FRAME_BYTES, DEFAULT_WINDOW)
-        self._blocked: dict[Stream, None] = {}
-        self._waiting = 0
+        self._outgoing = Outgoing(self._mark, self._end)
         self._congested: dict[Stream, None] = {}
 
         # Health.
         self._settings_acked = False
         self._pinged: float | None = None
-        self._last_ping = -_NEVER
-        self._ping_strikes = 0
-        self._answered_since_ping = False
-        self._credit = DEFAULT_WINDOW
-        self._spent_at_ping = 0
-        self._resets = TokenBucket(limits.reset_burst, limits.reset_rate, now)
-        self._control = TokenBucket(limits.control_burst, limits.control_rate, now)
+        self._data_sent_at_ping = 0
+        self._conduct = Conduct(limits, now)
         self._draining = False
         self._admit_up_to = MAX_STREAM_ID
 
@@ -201,13 +188,14 @@ class Connection(asyncio.Protocol):
         """Answer a unary call with `message` and OK. Does nothing when the stream is gone."""
         opening = self._calls.pop(stream_id, None)
         size = len(message) + PREFIX_BYTES
-        if opening is None or size > self._simple_reply or size > self.window:
+        outgoing = self._outgoing
+        if opening is None or size > outgoing.simple or size > outgoing.window:
             self._reply_slowly(stream_id, message, opening)
             return
         if self._deadlines:
             self._deadlines.pop(stream_id, None)
-        self.window -= size
-        self._out += (
+        outgoing.window -= size
+        outgoing.pieces += (
             _pack_reply(
                 0,
                 len(RESPONSE_HEADERS),
@@ -233,14 +221,15 @@ class Connection(asyncio.Protocol):
                 OK_TRAILERS,
             ),
         )
-        if not self._dirty:
-            self._mark()
+        if not outgoing.dirty:
+            outgoing.dirty = True
+            self._turn.mark(self)
 
     def fail(self, stream_id: int, status: Status) -> None:
         """Answer a unary call with an error. Does nothing when the stream is gone."""
         if self._calls.pop(stream_id, None) is not None:
             self._deadlines.pop(stream_id, None)
-            self._headers_frame(stream_id, trailers_only(status), END_STREAM)
+            self._outgoing.headers(stream_id, trailers_only(status), END_STREAM)
         else:
             stream = self._streams.get(stream_id)
             if stream is not None and stream.ending is None:
@@ -253,7 +242,8 @@ class Connection(asyncio.Protocol):
             stream = known
         else:
             return
-        if self._waiting and self._waiting + len(message) > self.limits.max_waiting_replies:
+        waiting = self._outgoing.waiting
+        if waiting and waiting + len(message) > self.limits.max_waiting_replies:
             text = "grpc: too many bytes of answers wait for the client to read them"
             self.finish(stream, Status(Code.RESOURCE_EXHAUSTED, text))
             return
@@ -269,25 +259,32 @@ class Connection(asyncio.Protocol):
         """
         transport = self._transport
         waiting = transport.get_write_buffer_size() if transport is not None else 0
-        return self._unflushed + waiting
-
-    def write(self, *pieces: bytes | memoryview, size: int) -> None:
-        """Append pieces of frames to what this turn writes; `size` of them is accounted for."""
-        self._out += pieces
-        self._unflushed += size
-        if not self._dirty:
-            self._mark()
+        return self._outgoing.unflushed + waiting
 
     def send_headers(self, stream: Stream) -> None:
         """Begin the response."""
         stream.headers_sent = True
-        self._headers_frame(stream.id, RESPONSE_HEADERS, 0)
+        self._outgoing.headers(stream.id, RESPONSE_HEADERS, 0)
 
-    def enqueue(self, stream: Stream, pieces: Iterable[bytes], size: int) -> None:
-        """Send a message as the windows allow, now and later."""
-        stream.queue.push(pieces, size)
-        self._waiting += size
-        self._pump(stream, stream.queue.size)
+    def send_message(self, stream: Stream, parts: tuple[bytes, ...]) -> None:
+        """Send one message on a stream, as far as the windows allow now."""
+        outgoing = self._outgoing
+        length = sum(map(len, parts))
+        size = length + PREFIX_BYTES
+        if not stream.headers_sent:
+            self.send_headers(stream)
+        if (
+            size <= stream.window
+            and size <= outgoing.window
+            and size <= outgoing.max_frame
+            and not stream.queue.size
+        ):
+            stream.window -= size
+            outgoing.window -= size
+            head = _pack_data(size >> 8, size & 0xFF, DATA, 0, stream.id, 0, length)
+            outgoing.write(head, *parts, size=size)
+        else:
+            outgoing.enqueue(stream, (_pack_prefix(0, length), *parts), size)
 
     def finish(self, stream: Stream, status: Status | None) -> None:
         """End the response, when what is queued has gone out."""
@@ -305,71 +302,19 @@ class Connection(asyncio.Protocol):
         self._congested[stream] = None
 
     def _mark(self) -> None:
-        self._dirty = True
         self._turn.mark(self)
-
-    def _headers_frame(self, stream_id: int, block: bytes, flags: int) -> None:
-        size = len(block)
-        self._answered_since_ping = True
-        if size <= self.max_frame:
-            head = frame_head(size, HEADERS, END_HEADERS | flags, stream_id)
-            self.write(head, block, size=size)
-            return
-        first, rest = block[: self.max_frame], block[self.max_frame :]
-        self.write(frame_head(len(first), HEADERS, flags, stream_id), first, size=size)
-        while rest:
-            piece, rest = rest[: self.max_frame], rest[self.max_frame :]
-            head = frame_head(len(piece), CONTINUATION, 0 if rest else END_HEADERS, stream_id)
-            self.write(head, piece, size=0)
-
-    def _pump(self, stream: Stream, most: int) -> int:
-        """Send up to about `most` queued bytes of a stream; returns how many went out."""
-        queue = stream.queue
-        sent = 0
-        while queue.size and sent < most:
-            size = min(queue.size, self.max_frame, stream.window, self.window)
-            if size <= 0:
-                break
-            head = frame_head(size, DATA, 0, stream.id)
-            self.write(head, *queue.pop(size), size=size)
-            stream.window -= size
-            self.window -= size
-            sent += size
-        self._waiting -= sent
-        if queue.size:
-            self._blocked[stream] = None
-        else:
-            self._blocked.pop(stream, None)
-            if stream.ending is not None:
-                self._end(stream)
-        return sent
-
-    def _pump_all(self) -> None:
-        """The connection's window opened: a frame for each stream in turn, while it lasts."""
-        progress = True
-        while progress and self.window > 0:
-            progress = False
-            for stream in list(self._blocked):
-                if self.window <= 0:
-                    # Who came last in this round is first in the next.
-                    return
-                if self._pump(stream, self.max_frame):
-                    progress = True
-                    if stream in self._blocked:
-                        del self._blocked[stream]
-                        self._blocked[stream] = None
 
     def _end(self, stream: Stream) -> None:
         """Everything is sent but the trailers."""
         assert stream.ending is not None
-        self._headers_frame(stream.id, stream.ending, END_STREAM)
+        self._outgoing.headers(stream.id, stream.ending, END_STREAM)
         if not stream.remote_closed:
             # RFC 9113 section 8.1: the answer is complete, the rest of the request is not wanted.
             self._send_reset(stream.id, ErrorCode.NO_ERROR)
         self._forget(stream)
 
     def _send_reset(self, stream_id: int, code: ErrorCode) -> None:
-        self.write(rst_stream(stream_id, code), size=4)
+        self._outgoing.write(rst_stream(stream_id, code), size=4)
         self._remember_reset(stream_id)
 
     def _remember_reset(self, stream_id: int) -> None:
@@ -379,15 +324,11 @@ class Connection(asyncio.Protocol):
 
     def flush(self) -> None:
         """Write what this turn produced."""
-        self._dirty = False
-        out, transport = self._out, self._transport
-        self._unflushed = 0
-        if out:
-            if transport is not None:
-                transport.write(b"".join(out))
-                if transport.get_write_buffer_size() > self.limits.send_buffer_high:
-                    self._pause_reading()
-            out.clear()
+        data, transport = self._outgoing.take(), self._transport
+        if data and transport is not None:
+            transport.write(data)
+            if transport.get_write_buffer_size() > self.limits.send_buffer_high:
+                self._pause_reading()
         if self._congested:
             self._relieve()
         if self._phase is _Phase.CLOSED:
@@ -517,7 +458,7 @@ class Connection(asyncio.Protocol):
         increment = self._receive.consumed(self._uncredited)
         self._uncredited = 0
         if increment:
-            self.write(window_update(0, increment), size=4)
+            self._outgoing.write(window_update(0, increment), size=4)
         if arrived:
             self._turn.wake()
         if self._sliced:
@@ -534,7 +475,8 @@ class Connection(asyncio.Protocol):
 
     def _room(self) -> int:
         """Streams that the client may open now."""
-        if self._waiting > self.limits.max_waiting_replies or self._admit_up_to <= self._last:
+        waiting = self._outgoing.waiting
+        if waiting > self.limits.max_waiting_replies or self._admit_up_to <= self._last:
             return 0
         return self.limits.streams - len(self._opened) - len(self._calls) - len(self._streams)
 
@@ -565,6 +507,7 @@ class Connection(asyncio.Protocol):
                 self._rst_stream(stream_id, payload)
             elif kind == SETTINGS:
                 self._settings(flags, stream_id, payload)
+                return len(self._streams) >> 3
             elif kind == PING:
                 self._ping(flags, stream_id, payload)
             elif kind == GOAWAY:
@@ -572,7 +515,7 @@ class Connection(asyncio.Protocol):
             elif kind == PUSH_PROMISE:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")
             else:
-                self._count_control()
+                self._conduct.control(self._heard)
                 if kind == PRIORITY:
                     _check_priority(stream_id, payload)
         except StreamFault as fault:
@@ -659,13 +602,13 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, stream_id: int, block: bytes, complete: bool) -> None:
         """A whole response in one header block, for a stream that is not kept."""
-        self._headers_frame(stream_id, block, END_STREAM)
+        self._outgoing.headers(stream_id, block, END_STREAM)
         if not complete:
             self._send_reset(stream_id, ErrorCode.NO_ERROR)
 
     def _open_stream(self, stream_id: int, opening: Opening, end_stream: bool) -> None:
         assert opening.method is not None
-        stream = Stream(self, stream_id, opening.head, self._initial_window)
+        stream = Stream(self, stream_id, opening.head, self._outgoing.initial_window)
         self._streams[stream_id] = stream
         if opening.head.timeout is not None:
             self._expect(stream_id, opening.head.timeout)
@@ -706,7 +649,7 @@ class Connection(asyncio.Protocol):
 
     def _promote(self, stream_id: int, opening: Opening, *, complete: bool) -> Stream:
         """Give a unary call a Stream."""
-        stream = Stream(self, stream_id, opening.head, self._initial_window)
+        stream = Stream(self, stream_id, opening.head, self._outgoing.initial_window)
         stream.batch = opening.batch
         stream.remote_closed = complete
         self._streams[stream_id] = stream
@@ -717,7 +660,7 @@ class Connection(asyncio.Protocol):
         self._count_received(len(payload))
         data = unpadded(payload) if flags & PADDED else payload
         if not data and not flags & END_STREAM:
-            self._count_control()
+            self._conduct.control(self._heard)
         stream = self._receiving(stream_id)
         if stream is None:
             return 0
@@ -798,7 +741,7 @@ class Connection(asyncio.Protocol):
 
     def _extend(self, stream: Stream, increment: int) -> None:
         stream.receive.extend(increment)
-        self.write(window_update(stream.id, increment), size=4)
+        self._outgoing.write(window_update(stream.id, increment), size=4)
 
     # Frames about streams and the connection.
 
@@ -809,12 +752,7 @@ class Connection(asyncio.Protocol):
         if not stream_id:
             if not increment:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
-            window = widened(self.window, increment)
-            if window is None:
-                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "connection window too large")
-            self.window = window
-            self._credit += increment
-            self._pump_all()
+            self._outgoing.widen(increment)
             return
         self._check_not_idle(stream_id)
         stream = self._streams.get(stream_id)
@@ -827,12 +765,7 @@ class Connection(asyncio.Protocol):
                 return
         if not increment:
             raise StreamFault(ErrorCode.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
-        window = widened(stream.window, increment)
-        if window is None:
-            raise StreamFault(ErrorCode.FLOW_CONTROL_ERROR, "stream window too large")
-        stream.window = window
-        if stream.queue.size:
-            self._pump(stream, stream.queue.size)
+        self._outgoing.widen_stream(stream, increment)
 
     def _rst_stream(self, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4:
@@ -840,7 +773,7 @@ class Connection(asyncio.Protocol):
         self._check_not_idle(stream_id)
         if self._drop(stream_id):
             self._remember_reset(stream_id)
-            self._count_reset()
+            self._conduct.reset(self._heard)
 
     def _settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -852,34 +785,28 @@ class Connection(asyncio.Protocol):
             return
         if len(payload) % 6:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a wrong size")
-        self._count_control()
+        self._conduct.control(self._heard)
+        outgoing = self._outgoing
+        initial_window, max_frame = outgoing.initial_window, outgoing.max_frame
         for identifier, value in unpack_setting(payload):
-            self._set(identifier, value)
-        self._simple_reply = min(self.max_frame, self._initial_window)
-        self.write(frame(SETTINGS, ACK, 0), size=0)
+            # No response uses HPACK's dynamic table, so the client's size for it does not matter.
+            if identifier == Setting.ENABLE_PUSH and value > 1:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "bad SETTINGS_ENABLE_PUSH")
+            if identifier == Setting.MAX_FRAME_SIZE:
+                if not MAX_FRAME_BYTES <= value < 2**24:
+                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "bad SETTINGS_MAX_FRAME_SIZE")
+                max_frame = value
+            elif identifier == Setting.INITIAL_WINDOW_SIZE:
+                if value > MAX_WINDOW:
+                    raise ConnectionFault(
+                        ErrorCode.FLOW_CONTROL_ERROR, "bad SETTINGS_INITIAL_WINDOW_SIZE"
+                    )
+                initial_window = value
+        # First: what the new window lets out would overflow the one that holds until then.
+        outgoing.write(frame(SETTINGS, ACK, 0), size=0)
+        outgoing.settle(initial_window, max_frame, list(self._streams.values()))
         if self._phase is _Phase.SETTINGS:
             self._phase = _Phase.OPEN
-        for stream in list(self._blocked):
-            self._pump(stream, stream.queue.size)
-
-    def _set(self, identifier: int, value: int) -> None:
-        # No response uses HPACK's dynamic table, so the client's size for it does not matter.
-        if identifier == Setting.ENABLE_PUSH and value > 1:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "bad SETTINGS_ENABLE_PUSH")
-        if identifier == Setting.MAX_FRAME_SIZE:
-            if not MAX_FRAME_BYTES <= value < 2**24:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "bad SETTINGS_MAX_FRAME_SIZE")
-            self.max_frame = min(value, self.LARGEST_FRAME_SENT)
-        elif identifier == Setting.INITIAL_WINDOW_SIZE:
-            if value > MAX_WINDOW:
-                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "initial window too large")
-            change = value - self._initial_window
-            self._initial_window = value
-            for stream in self._streams.values():
-                window = widened(stream.window, change)
-                if window is None:
-                    raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "stream window too large")
-                stream.window = window
 
     def _ping(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -890,27 +817,12 @@ class Connection(asyncio.Protocol):
             if payload == _DRAIN_PING and self._draining:
                 self._stop_admitting()
             return
-        self._count_control()
-        self._count_ping()
-        self.write(frame(PING, ACK, 0, payload), size=8)
-
-    def _count_ping(self) -> None:
-        """grpc-go's rule for clients that ping to keep a connection alive, as etcd sets it."""
-        if self.limits.keepalive_min_time <= 0:
-            return
-        now, spent = self._heard, self._credit - self.window
-        if self._answered_since_ping or spent != self._spent_at_ping:
-            # Clients measure the bandwidth with a ping for data that they get.
-            self._ping_strikes = 0
-        else:
-            idle = not (self._opened or self._calls or self._streams)
-            allowed = self.IDLE_PING_TIME if idle else self.limits.keepalive_min_time
-            if now - self._last_ping < allowed:
-                self._ping_strikes += 1
-        self._answered_since_ping, self._spent_at_ping = False, spent
-        self._last_ping = now
-        if self._ping_strikes > self.limits.max_ping_strikes:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too_many_pings")
+        self._conduct.control(self._heard)
+        outgoing = self._outgoing
+        answered = outgoing.answered or outgoing.data_sent != self._data_sent_at_ping
+        outgoing.answered, self._data_sent_at_ping = False, outgoing.data_sent
+        self._conduct.ping(self._heard, answered=answered, idle=self.idle)
+        self._outgoing.write(frame(PING, ACK, 0, payload), size=8)
 
     def _goaway(self, stream_id: int, payload: bytes) -> None:
         if stream_id:
@@ -918,16 +830,8 @@ class Connection(asyncio.Protocol):
         if len(payload) < 8:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY of a wrong size")
         self._admit_up_to = self._last
-        if not self._dirty:
+        if not self._outgoing.dirty:
             self._mark()
-
-    def _count_control(self) -> None:
-        if not self._control.take(self._heard):
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many control frames")
-
-    def _count_reset(self) -> None:
-        if not self._resets.take(self._heard):
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many streams reset")
 
     # --- the end of streams ------------------------------------------------------------------
 
@@ -944,7 +848,7 @@ class Connection(asyncio.Protocol):
         """End a call with an error, whatever still waits to be sent."""
         if stream.closed:
             return
-        self._unqueue(stream)
+        self._outgoing.discard(stream)
         stream.ending = trailers(status) if stream.headers_sent else trailers_only(status)
         self._end(stream)
 
@@ -952,7 +856,7 @@ class Connection(asyncio.Protocol):
         """A stream error."""
         self._send_reset(stream_id, code)
         self._drop(stream_id)
-        self._count_reset()
+        self._conduct.reset(self._heard)
 
     def _drop(self, stream_id: int) -> bool:
         """Forget a stream without an answer; False when it is not there."""
@@ -966,11 +870,6 @@ class Connection(asyncio.Protocol):
             or self._calls.pop(stream_id, None) is not None
         )
 
-    def _unqueue(self, stream: Stream) -> None:
-        self._waiting -= stream.queue.size
-        stream.queue.clear()
-        self._blocked.pop(stream, None)
-
     def _forget(self, stream: Stream) -> None:
         """A stream is closed; its handler hears of it unless it finished the call itself."""
         if stream.closed:
@@ -979,7 +878,7 @@ class Connection(asyncio.Protocol):
         del self._streams[stream.id]
         self._deadlines.pop(stream.id, None)
         self._congested.pop(stream, None)
-        self._unqueue(stream)
+        self._outgoing.discard(stream)
         self._partial -= stream.held
         stream.held = 0
         self._release_room(stream)
@@ -1030,9 +929,9 @@ class Connection(asyncio.Protocol):
             Setting.MAX_CONCURRENT_STREAMS: limits.streams,
             Setting.MAX_HEADER_LIST_SIZE: limits.max_header_list_bytes,
         }
-        self.write(settings(ours), size=0)
+        self._outgoing.write(settings(ours), size=0)
         if limits.receive_window > DEFAULT_WINDOW:
-            self.write(window_update(0, limits.receive_window - DEFAULT_WINDOW), size=0)
+            self._outgoing.write(window_update(0, limits.receive_window - DEFAULT_WINDOW), size=0)
         self._registry.joined(self)
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -1093,7 +992,7 @@ class Connection(asyncio.Protocol):
                 self.abort()
         elif limits.keepalive_interval > 0 and now - self._heard > limits.keepalive_interval:
             self._pinged = now
-            self.write(frame(PING, 0, 0, _KEEPALIVE_PING), size=8)
+            self._outgoing.write(frame(PING, 0, 0, _KEEPALIVE_PING), size=8)
 
     def drain(self) -> None:
         """Take no new calls; close when the open ones are finished (section 6.8)."""
@@ -1102,13 +1001,13 @@ class Connection(asyncio.Protocol):
         self._draining = True
         # Calls may be on their way. The PING's answer shows that the client knows; then the
         # last stream is certain.
-        self.write(goaway(MAX_STREAM_ID, ErrorCode.NO_ERROR), size=0)
-        self.write(frame(PING, 0, 0, _DRAIN_PING), size=8)
+        self._outgoing.write(goaway(MAX_STREAM_ID, ErrorCode.NO_ERROR), size=0)
+        self._outgoing.write(frame(PING, 0, 0, _DRAIN_PING), size=8)
 
     def _stop_admitting(self) -> None:
         if self._admit_up_to == MAX_STREAM_ID:
             self._admit_up_to = self._last
-            self.write(goaway(self._last, ErrorCode.NO_ERROR), size=0)
+            self._outgoing.write(goaway(self._last, ErrorCode.NO_ERROR), size=0)
 
     @property
     def idle(self) -> bool:
@@ -1135,7 +1034,7 @@ class Connection(asyncio.Protocol):
             extra = {"peer": self.peer, "code": code.name, "reason": reason}
             self._log.info("closing connection", extra=extra)
         self._clear()
-        self.write(goaway(self._last, code, reason.encode()), size=0)
+        self._outgoing.write(goaway(self._last, code, reason.encode()), size=0)
         self._phase = _Phase.CLOSED
 
     def _clear(self) -> None:

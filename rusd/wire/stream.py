@@ -4,19 +4,14 @@ response does not fit in one frame or window.
 
 from __future__ import annotations
 
-from struct import Struct
 from typing import TYPE_CHECKING
 
 from rusd.wire.flow import ReceiveWindow, SendQueue
-from rusd.wire.frames import DATA
-from rusd.wire.grpc import PREFIX_BYTES, MessageReader, Status
+from rusd.wire.grpc import MessageReader, Status
 
 if TYPE_CHECKING:
     from rusd.wire.connection import Connection
     from rusd.wire.service import Call, RequestHead, StreamHandler
-
-_pack_prefix = Struct(">BI").pack
-_pack_data = Struct(">HBBBIBI").pack  # frame head and message prefix
 
 
 class Stream:
@@ -75,23 +70,7 @@ class Stream:
         """
         if self.closed or self.ending is not None:
             return
-        connection = self.connection
-        length = sum(map(len, parts))
-        size = length + PREFIX_BYTES
-        if not self.headers_sent:
-            connection.send_headers(self)
-        if (
-            size <= self.window
-            and size <= connection.window
-            and size <= connection.max_frame
-            and not self.queue.size
-        ):
-            self.window -= size
-            connection.window -= size
-            head = _pack_data(size >> 8, size & 0xFF, DATA, 0, self.id, 0, length)
-            connection.write(head, *parts, size=size)
-        else:
-            connection.enqueue(self, (_pack_prefix(0, length), *parts), size)
+        self.connection.send_message(self, parts)
 
     def finish(self, status: Status | None = None) -> None:
         """End the call with `status`, None for OK, after what was sent before.

@@ -135,8 +135,8 @@ def test_damaged_bytes_end_in_an_answer_or_a_named_error(seed: int, flips: int, 
         connection = memory.connection
         connection.connection_lost(None)
         assert connection.idle
-        assert not connection._blocked
-        assert connection._waiting == 0
+        assert not connection._outgoing._blocked
+        assert connection._outgoing.waiting == 0
         assert connection._partial == 0
         return memory
 
@@ -238,7 +238,7 @@ def test_answers_that_nobody_takes_are_bounded() -> None:
         ]
         hello = frames.PREFACE + frames.settings({Setting.INITIAL_WINDOW_SIZE: 0})
         written = await memory.feed([hello, b"".join(calls)])
-        assert memory.connection._waiting <= 100_000
+        assert memory.connection._outgoing.waiting <= 100_000
         return answers(written)
 
     found = asyncio.run(stuff())

@@ -175,6 +175,8 @@ def test_a_new_initial_window_adjusts_open_streams(shared: Serving) -> None:
         client.send(frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 4}))
         client.until(lambda f: f.kind == 4 and f.flags == 1)
         client.send(frames.settings({frames.Setting.INITIAL_WINDOW_SIZE: 30}))
+        # The acknowledgement comes first: until then the old window holds.
+        assert client.until(lambda f: f.kind in (0, 4)).kind == frames.SETTINGS
         assert len(client.until(lambda f: f.kind == 0).payload) == 20
 
 

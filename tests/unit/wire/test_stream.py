@@ -153,4 +153,4 @@ def test_an_aborted_stream_gives_back_what_it_queued() -> None:
         client.data(stream_id, prefixed(b"10 10000"), end=False)
         assert client.answer(stream_id).headers["grpc-status"] == "4"
         connection = running.service.streams[-1].connection
-        assert running.run(lambda: (connection._waiting, connection.idle)) == (0, True)
+        assert running.run(lambda: (connection._outgoing.waiting, connection.idle)) == (0, True)
