@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from rusd.lease.lessor import Expiry, LeaseExistsError, Lessor, NoSuchLeaseError
 
 AGAIN = 1.0
-IDS = st.sampled_from([1, 2, 3, 2**63 - 1, -(2**63)])
+IDS = st.sampled_from([1, 2**63 - 1, -(2**63)])
 KEYS = st.sampled_from([b"a", b"b", b"c"])
 
 
@@ -156,7 +156,7 @@ class AgainstModel(RuleBasedStateMachine):
 
 
 AgainstModel.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, print_blob=True
+    max_examples=400, stateful_step_count=60, deadline=None, print_blob=True
 )
 TestAgainstModel = AgainstModel.TestCase
 

@@ -156,8 +156,8 @@ def test_the_quota_raises_the_alarm_once_and_again_when_cleared_too_early(tmp_pa
             Quota(member.pipeline, lambda: size, 1000, member.log)
             alarms = member.applier.alarms
 
-            async def put() -> bytes | Status:
-                return await member.propose(Kind.PUT, PutRequest(key=b"k", value=bytes(1 << 20)))
+            async def put(size: int = 1 << 20) -> bytes | Status:
+                return await member.propose(Kind.PUT, PutRequest(key=b"k", value=bytes(size)))
 
             assert isinstance(await put(), bytes)
             assert len(alarms) == 0
@@ -165,7 +165,7 @@ def test_the_quota_raises_the_alarm_once_and_again_when_cleared_too_early(tmp_pa
             await put()
             await until(lambda: NOSPACE in alarms, "alarm")
             assert listed(alarms) == [(MEMBER_ID, NOSPACE)]
-            assert await put() == errors.NO_SPACE
+            assert await put(1) == errors.NO_SPACE
             await member.propose(Kind.ALARM, alarm(DEACTIVATE, NOSPACE))
             await until(lambda: NOSPACE in alarms, "second alarm")
             size = 900
