@@ -194,7 +194,9 @@ class WatchStream:
         """Ends a watcher whose next events were compacted."""
         del self._by_id[watcher.id]
         del self._id_fields[watcher.id]
-        self._respond(WatchResponse(watch_id=watcher.id, canceled=True, compact_revision=revision))
+        # etcd's header has no revision here.
+        response = WatchResponse(watch_id=watcher.id, canceled=True, compact_revision=revision)
+        self._respond(response, at=0)
 
     def caught_up(self) -> None:
         """Answers what had to wait until no watcher of the stream lags."""

@@ -21,7 +21,7 @@ class HashResult(NamedTuple):
 
 
 def hash_history(keyspace: Keyspace, revision: int) -> Generator[None, None, HashResult]:
-    """CRC-32 of all events up to a revision (0: the latest) that no compaction has removed.
+    """CRC-32 of all events up to a revision (0 or less: the latest) that no compaction has removed.
 
     To be started when nothing is left to sweep, for else what is swept would count. Raises
     CompactedError and FutureRevisionError at the first step.
@@ -29,7 +29,7 @@ def hash_history(keyspace: Keyspace, revision: int) -> Generator[None, None, Has
     compacted = keyspace.compacted
     if revision > keyspace.revision:
         raise FutureRevisionError
-    revision = revision or keyspace.revision
+    revision = revision if revision > 0 else keyspace.revision
     if revision < compacted:
         raise CompactedError
     events = rows(keyspace.tables.events, b"", REVISION.pack(revision + 1, 0))

@@ -314,6 +314,9 @@ def _answer(request: RangeRequest, view: View) -> Slices:
     bare = request.keys_only and not (sorts and target == RangeRequest.VALUE)
     items = view.bare_items() if bare else view.items()
     if sorts or filters:
+        if limit and order == RangeRequest.NONE and not filters:
+            # etcd takes a limit before a sort that has a target and no order.
+            items = islice(items, limit + 1)
         selected = yield from _sorted_and_filtered(request, items)
         more = 0 < limit < len(selected)
         selected = selected[:limit] if limit else selected

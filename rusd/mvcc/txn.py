@@ -40,7 +40,7 @@ class Plan:
         self.nests = False
         """Whether a branch has a transaction."""
         self.past = False
-        """Whether an operation may read an earlier revision, for which tables must be written."""
+        """Whether an operation reads at a revision, for which the tables must be written."""
         self.read_only = True
         """Whether all operations of both branches are ranges."""
         self.success = self._operations(request.success)
@@ -238,7 +238,8 @@ def _compares(compare: Compare, meta: Meta, item: bytes) -> bool:
 
 
 _Past = dict[int, bytes]
-"""Bodies of reads of earlier revisions, by id of their request: they were read with the checks."""
+"""Bodies of reads at a revision, by id of their request: they were read with the checks, before
+anything took effect."""
 
 _NO_PAST: Final[_Past] = {}
 
@@ -269,7 +270,7 @@ def _check_ranges(keyspace: Keyspace, path: _Path) -> _Past:
                 if revision < keyspace.compacted:
                     raise CompactedError
                 check_revision(keyspace, revision)
-                if 0 < revision < keyspace.revision:
+                if revision > 0:
                     past = {**past, id(request): run(read_range(keyspace, request))}
         elif kind == TXN:
             past = {**past, **_check_ranges(keyspace, path.nested[position])}
