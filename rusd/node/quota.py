@@ -25,8 +25,8 @@ class Quota:
             pipeline.after_apply.append(self._check)
 
     def _check(self) -> None:
-        """One comparison an entry. Data grows no faster than the log, so that what it is over the
-        quota when the alarm comes is a stride and what was on its way.
+        """One comparison an entry. The data grows with the log, by about two bytes for one, so that
+        the alarm comes a few strides late at most.
         """
         pipeline = self._pipeline
         if NOSPACE in pipeline.applier.alarms:
