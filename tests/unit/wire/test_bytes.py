@@ -1,7 +1,9 @@
 """Properties of the byte stream: how it is cut does not matter, and no damage to it does harm."""
 
 import asyncio
+import gzip
 import random
+import time
 from itertools import pairwise
 
 from hpack import Encoder
@@ -208,6 +210,43 @@ def test_one_large_read_is_handled_in_slices() -> None:
         assert max(sizes) <= 50
 
     asyncio.run(read())
+
+
+def test_decompression_counts_as_work() -> None:
+    async def read() -> None:
+        memory = Memory()
+        encoder = Encoder()
+        body = frames.frame(0, 1, 0, prefixed(gzip.compress(bytes(2_000_000)), 1))
+        calls = [
+            frames.frame(1, 4, i, encoder.encode([*FIELDS, ("grpc-encoding", "gzip")]))
+            + body[:5]
+            + i.to_bytes(4, "big")
+            + body[9:]
+            for i in range(1, 9, 2)
+        ]
+        memory.connection.data_received(HELLO + b"".join(calls))
+        assert not memory.pipe.reading, "inflated 8 MB in one slice"
+        while not memory.pipe.reading:
+            await asyncio.sleep(0)
+        await settle()
+        assert sum(int(count) for _, count in memory.service.events.queue) == 4
+
+    asyncio.run(read())
+
+
+def test_keep_alive_waits_while_the_server_does_not_read() -> None:
+    """It would not see the answer to its ping."""
+
+    async def stuff() -> None:
+        memory = Memory(Limits(send_buffer_high=1000))
+        memory.pipe.stuck = True
+        call = frames.frame(1, 4, 1, Encoder().encode(FIELDS))
+        await memory.feed([HELLO, call + frames.frame(0, 1, 1, prefixed(bytes(2000)))])
+        for later in (1e5, 2e5):
+            memory.connection.check(time.monotonic() + later)
+        assert not memory.pipe.closed
+
+    asyncio.run(stuff())
 
 
 def test_a_peer_that_does_not_read_is_not_read() -> None:

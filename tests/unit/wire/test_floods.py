@@ -110,6 +110,15 @@ def test_pings_with_answers_between_them_are_welcome(strict: Serving) -> None:
             client.works()
 
 
+def test_an_answer_forgives_the_pings_before_it(strict: Serving) -> None:
+    with RawClient(strict.port) as client:
+        client.open("/test.Test/Hold")
+        for _ in range(4):
+            for _ in range(2):
+                client.sync()
+            client.works()
+
+
 def test_pings_of_an_idle_client_are_too_many_whatever_their_pace() -> None:
     with serving(Limits(keepalive_min_time=0.001)) as running, RawClient(running.port) as client:
         for _ in range(4):

@@ -134,3 +134,16 @@ def test_what_is_remembered_of_blocks_never_gives_another_calls_headers(
         assert head.path == expected[b":path"]
         regular = {name: value for name, value in expected.items() if name[:1] != b":"}
         assert head.metadata == regular
+
+
+def test_an_entry_that_was_evicted_is_gone_also_from_what_is_remembered() -> None:
+    ours = decoder()
+    timeout = b"\x00\x0cgrpc-timeout\x021S"
+    static = b"\x83\x86\x5f\x10application/grpc"  # the content type is inserted
+    ours.decode(static + b"\x44\x06/a.B/C" + timeout)
+    assert ours.decode(b"\x83\x86\xbe\xbf" + timeout).batch is BATCH
+    assert ours.decode(b"\x83\x86\xbe\xbf" + timeout).batch is BATCH
+    ours.fields(b"\x40\x01x\x7f\xa9\x1e" + bytes(4008))  # leaves no room for them
+    with pytest.raises(ConnectionFault) as fault:
+        ours.decode(b"\x83\x86\xbf\xc0" + timeout)
+    assert fault.value.code == ErrorCode.COMPRESSION_ERROR

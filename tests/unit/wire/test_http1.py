@@ -139,12 +139,13 @@ def test_a_client_that_does_not_read_its_answers_is_not_read() -> None:
     with serving() as running, dial(running.port) as raw:
         raw.setblocking(False)
         request = b"GET /" + b"a" * 4000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"
-        sent, stuck_since = 0, None
+        sent, stuck_since, rest = 0, None, b""
         deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline:
             try:
-                sent += raw.send(request)
-                stuck_since = None
+                rest = rest or request
+                taken = raw.send(rest)
+                sent, stuck_since, rest = sent + taken, None, rest[taken:]
             except BlockingIOError:
                 stuck_since = stuck_since or time.monotonic()
                 if time.monotonic() - stuck_since > 0.3:

@@ -7,6 +7,8 @@ from rusd.wire.server import Limits
 
 from .peer import DEADLINE, RawClient, Serving, prefixed, serving
 
+TIMEOUT = ("grpc-timeout", "1H")
+
 
 def test_messages_go_both_ways_until_the_client_finishes(client: RawClient) -> None:
     stream_id = client.open("/test.Test/Bidi")
@@ -149,8 +151,10 @@ def test_a_slow_stream_does_not_slow_another(shared: Serving) -> None:
 
 def test_an_aborted_stream_gives_back_what_it_queued() -> None:
     with serving() as running, RawClient(running.port, initial_window_size=0) as client:
+        client.send(frames.rst_stream(client.open("/test.Test/Push", TIMEOUT), ErrorCode.CANCEL))
         stream_id = client.open("/test.Test/Push", ("grpc-timeout", "100m"))
         client.data(stream_id, prefixed(b"10 10000"), end=False)
         assert client.answer(stream_id).headers["grpc-status"] == "4"
         connection = running.service.streams[-1].connection
         assert running.run(lambda: (connection._outgoing.waiting, connection.idle)) == (0, True)
+        assert not running.run(lambda: connection._deadlines)
