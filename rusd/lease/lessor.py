@@ -169,7 +169,8 @@ class Lessor:
         now = self._now()
         if found.expires <= now:
             raise NoSuchLeaseError
-        found.expires = now + found.ttl
+        # Never earlier than it was: after `extend`, it may be later than a renewal makes it.
+        found.expires = max(found.expires, now + found.ttl)
         return found
 
     def left(self, lease: Lease) -> float:

@@ -83,7 +83,7 @@ class AgainstModel(RuleBasedStateMachine):
                 self.lessor.renew(lease)
         else:
             assert self.lessor.renew(lease).ttl == known.ttl
-            known.expires = self.clock.now + known.ttl
+            known.expires = max(known.expires, self.clock.now + known.ttl)
 
     @rule(lease=IDS, remaining=st.integers(0, 12))
     def checkpoint(self, lease: int, remaining: int) -> None:
