@@ -94,6 +94,9 @@ def trailers_only(status: Status) -> bytes:
     return b"\x88" + header_field(b"content-type", b"application/grpc") + trailers(status)
 
 
+_UNSUPPORTED_MEDIA_TYPE: Final = header_field(b":status", b"415") + header_field(
+    b"content-type", b"application/grpc"
+)
 _NO_HEAD: Final = RequestHead(b"", _NO_METADATA)
 
 
@@ -142,8 +145,11 @@ class Router:
         head = RequestHead(path, MappingProxyType(metadata), None, encoding, length)
         if pseudo[b":method"] != b"POST":
             return Opening(head, refusal=http_error(b"405"))
-        if not _is_grpc(metadata.get(b"content-type", b"")):
-            return Opening(head, refusal=http_error(b"415"))
+        kind = metadata.get(b"content-type", b"")
+        if not _is_grpc(kind):
+            text = f'invalid gRPC request content-type "{kind.decode("latin-1")}"'
+            status = trailers(Status(Code.INVALID_ARGUMENT, text))
+            return Opening(head, refusal=Refusal(block=_UNSUPPORTED_MEDIA_TYPE + status))
         batch, method = self._batches.get(path), self._streams.get(path)
         if batch is None and method is None:
             return Opening(head, refusal=self._unknown(path))
@@ -157,7 +163,7 @@ class Router:
     def _unknown(self, path: bytes) -> Refusal:
         service, slash, method = path[1:].rpartition(b"/")
         if not path.startswith(b"/") or not slash:
-            text = f"malformed method name: {path.decode('latin-1')!r}"
+            text = f'malformed method name: "{path.decode("latin-1")}"'
         elif b"/" + service in self._services:
             text = f"unknown method {method.decode('latin-1')} for service "
             text += service.decode("latin-1")

@@ -451,7 +451,7 @@ def test_a_client_that_says_goaway_gets_its_answers(shared: Serving) -> None:
     [
         ("/test.Test/None", "unknown method None for service test.Test"),
         ("/no.Such/Echo", "unknown service no.Such"),
-        ("/nothing", "malformed method name: '/nothing'"),
+        ("/nothing", 'malformed method name: "/nothing"'),
     ],
 )
 def test_an_unknown_method_is_unimplemented(client: RawClient, path: str, text: str) -> None:
@@ -463,6 +463,8 @@ def test_other_content_types_are_http_415(client: RawClient) -> None:
     for kind in ("text/plain", "application/grpcx", ""):
         answer = client.call("/test.Test/Echo", b"", ("content-type", kind))
         assert answer.headers[":status"] == "415"
+        text = f'invalid gRPC request content-type "{kind}"'
+        assert (answer.headers["grpc-status"], answer.headers["grpc-message"]) == ("3", text)
     for kind in ("application/grpc+proto", "application/grpc;x=y"):
         assert client.call("/test.Test/Echo", b"", ("content-type", kind)).messages == [b""]
 
