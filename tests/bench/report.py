@@ -106,7 +106,10 @@ def notes(figures: Figures) -> list[str]:
         lines.append(f"the load generator used over 0.9 of a core, which may bound: {rows}")
     if disturbed := {label: share for label, share in figures.others.items() if share > 0.1}:
         rows = ", ".join(f"{label} ({share:.0%})" for label, share in disturbed.items())
-        lines.append(f"other processes took over a tenth of the machine during: {rows}")
+        lines.append(
+            "other processes took over a tenth of the machine, which costs etcd, with more threads, "
+            f"more than rusd: run again on a quiet machine. It was during: {rows}"
+        )
     return lines
 
 
