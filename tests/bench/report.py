@@ -107,8 +107,8 @@ def notes(figures: Figures) -> list[str]:
     if disturbed := {label: share for label, share in figures.others.items() if share > 0.1}:
         rows = ", ".join(f"{label} ({share:.0%})" for label, share in disturbed.items())
         lines.append(
-            "other processes took over a tenth of the machine, which costs etcd, with more threads, "
-            f"more than rusd: run again on a quiet machine. It was during: {rows}"
+            "other processes took over a tenth of the machine, which costs etcd, with more "
+            f"threads, more than rusd: run again on a quiet machine. It was during: {rows}"
         )
     return lines
 
