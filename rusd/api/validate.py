@@ -3,7 +3,7 @@
 Each check returns the error, or None.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 from sortedcontainers import SortedList
@@ -96,29 +96,27 @@ class _OverlapError(Exception):
     """A key is put twice, or put and deleted, on one path."""
 
 
-def _effects(operations: Iterable[Operation]) -> _Effects:
-    """The effects of all operations of a branch. Raises _OverlapError."""
+def _effects(operations: list[Operation]) -> _Effects:
+    """The effects of all operations of a branch. Raises _OverlapError.
+
+    As in etcd, a key that a nested transaction puts may be deleted by a later one.
+    """
     total = _Effects()
-    for kind, request in operations:
-        effects = _Effects()
-        if kind == PUT:
-            effects.puts.add(request.key)
-        elif kind == DELETE_RANGE:
-            effects.deletes.append(_deleted(request))
-        elif kind == TXN:
+    total.deletes = [_deleted(request) for kind, request in operations if kind == DELETE_RANGE]
+    for kind, plan in operations:
+        if kind == TXN:
             # Only one branch is carried out, so they may overlap with one another.
-            for branch in (request.success, request.failure):
-                of_branch = _effects(branch)
-                effects.puts |= of_branch.puts
-                effects.deletes += of_branch.deletes
-        if (
-            total.puts & effects.puts
-            or _overlap(total.puts, effects.deletes)
-            or _overlap(effects.puts, total.deletes)
-        ):
-            raise _OverlapError
-        total.puts |= effects.puts
-        total.deletes += effects.deletes
+            branches = _effects(plan.success), _effects(plan.failure)
+            puts = branches[0].puts | branches[1].puts
+            if not puts.isdisjoint(total.puts) or _overlap(puts, total.deletes):
+                raise _OverlapError
+            total.puts |= puts
+            total.deletes += branches[0].deletes + branches[1].deletes
+    own = [request.key for kind, request in operations if kind == PUT]
+    puts = set(own)
+    if len(puts) < len(own) or not puts.isdisjoint(total.puts) or _overlap(puts, total.deletes):
+        raise _OverlapError
+    total.puts |= puts
     return total
 
 

@@ -123,10 +123,10 @@ class WatchStream:
         elif end == b"\x00":
             end = None
         reason = ""
-        if end is not None and end <= key:
-            reason = _EMPTY_RANGE
-        elif request.start_revision < 0:
+        if request.start_revision < 0:
             reason = errors.COMPACTED.message
+        elif end is not None and end <= key:
+            reason = _EMPTY_RANGE
         elif request.watch_id and request.watch_id in self._by_id:
             reason = _DUPLICATE_ID
         if reason:
