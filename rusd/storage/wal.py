@@ -155,8 +155,10 @@ class Wal:
             )
         frame = _frame(parts)
         try:
-            if self._offset + len(frame) > SEGMENT_BYTES:
-                self._roll(entries[0].index if entries else self.last_index + 1)
+            first = entries[0].index if entries else self.last_index + 1
+            # A segment's name is its lowest index: what replaces entries before it goes elsewhere.
+            if self._offset + len(frame) > SEGMENT_BYTES or first < self._segments[-1].first:
+                self._roll(first)
             self._write(frame)
             self._sync(self._fd)
         except OSError:
@@ -200,6 +202,21 @@ class Wal:
         self._offset = 0
         _allocate(self._fd, 0)
         self._segments.append(_Segment(sequence, path, first, first - 1))
+        self._write_hard_state()
+        _sync_directory(self.directory)
+
+    def _reopen(self) -> None:
+        self._fd = os.open(self._segments[-1].path, os.O_WRONLY)
+        # What follows the last frame, if anything, is a torn one: back to zeros.
+        os.ftruncate(self._fd, self._offset)
+        _allocate(self._fd, self._offset)
+        if self._offset:
+            os.fsync(self._fd)
+        else:
+            self._write_hard_state()
+
+    def _write_hard_state(self) -> None:
+        """Begins a segment: what is in earlier ones may be dropped."""
         frame = _frame(
             [
                 _RECORD.pack(_KIND_HARD_STATE, _HARD_STATE.size),
@@ -208,14 +225,6 @@ class Wal:
         )
         self._write(frame)
         self._offset = len(frame)
-        os.fsync(self._fd)
-        _sync_directory(self.directory)
-
-    def _reopen(self) -> None:
-        self._fd = os.open(self._segments[-1].path, os.O_WRONLY)
-        # What follows the last frame, if anything, is a torn one: back to zeros.
-        os.ftruncate(self._fd, self._offset)
-        _allocate(self._fd, self._offset)
         os.fsync(self._fd)
 
     def _check(self) -> None:
@@ -319,29 +328,25 @@ def _is_torn(data: bytes, offset: int) -> bool:
     """Whether a bad frame looks like a last write that did not get to its end.
 
     It does when nothing whole follows it and a part of it is still as it was allocated: a sector
-    of zeros, or the end of the file.
+    of zeros, or the end of the file. Sectors reach the disk in any order.
     """
-    following = data.find(_MAGIC, offset + 1)
+    if len(data[offset:].rstrip(b"\0")) < _FRAME.size:
+        return True
+    end = search = offset + _FRAME.size
+    magic, _, length, length_crc = _FRAME.unpack_from(data, offset)
+    if magic == _MAGIC and zlib.crc32(_LENGTH.pack(length)) == length_crc:
+        end += length
+        # What is in the frame may look like one.
+        search = end
+    following = data.find(_MAGIC, search)
     while following >= 0:
         if _frame_end(data, following) is not None:
             return False
         following = data.find(_MAGIC, following + 1)
-    written = len(data[offset:].rstrip(b"\0"))
-    if written < _FRAME.size:
-        return True
-    magic, _, length, length_crc = _FRAME.unpack_from(data, offset)
-    if magic != _MAGIC or zlib.crc32(_LENGTH.pack(length)) != length_crc:
-        sector = offset - offset % _SECTOR
-        return not data[sector : sector + _SECTOR].strip(b"\0")
-    end = offset + _FRAME.size + length
-    if end > len(data):
-        return True
-    first_sector = offset + -offset % _SECTOR
-    zeros = bytes(_SECTOR)
-    return any(
-        data[sector : sector + _SECTOR] == zeros
-        for sector in range(first_sector, end - _SECTOR + 1, _SECTOR)
-    ) or not data[max(offset, end - end % _SECTOR) : end].strip(b"\0")
+    return end > len(data) or any(
+        not data[max(offset, sector) : sector + _SECTOR].strip(b"\0")
+        for sector in range(offset - offset % _SECTOR, end, _SECTOR)
+    )
 
 
 def _no_sync(_fd: int) -> None:
