@@ -14,6 +14,7 @@ from rusd.api.slices import run_sliced
 from rusd.api.slow import SlowReads
 from rusd.api.validate import check_delete_range, check_put, check_range, check_txn
 from rusd.mvcc.errors import KeyspaceError
+from rusd.mvcc.guarded import guarded_put
 from rusd.mvcc.keyspace import Keyspace
 from rusd.mvcc.ranges import read_range, stream_range
 from rusd.mvcc.records import varint
@@ -149,10 +150,15 @@ class KV:
         most, most_ops = self._max_request_bytes, self._max_txn_ops
         for connection, stream, _, message in calls:
             try:
-                plan = Plan(parse(message))
+                request = parse(message)
             except DecodeError:
                 connection.fail(stream, errors.MALFORMED)
                 continue
+            guarded = guarded_put(request)
+            if guarded is not None and len(message) <= most:
+                propose(Kind.TXN, message, guarded, connection, stream)
+                continue
+            plan = Plan(request)
             error = check_txn(plan, most_ops)
             if error is not None:
                 connection.fail(stream, error)

@@ -1,7 +1,9 @@
 """Sweeps from the tables what a compaction has made unreachable.
 
 Every event names the one that it replaced, so the events up to the compacted revision list exactly
-what to remove: what they replaced, and deletes themselves. What stays is never visited twice.
+what to remove: what they replaced, and deletes themselves. What stays is never visited twice, but for
+the events of the compacted revision itself: its deletes stay until the next compaction, since a
+watcher may start there.
 """
 
 from collections.abc import Iterator
@@ -22,7 +24,8 @@ def sweep(keyspace: Keyspace) -> Iterator[None]:
     """
     tables = keyspace.tables
     goal = keyspace.compacted
-    row, end = REVISION.pack(keyspace.swept + 1, 0), REVISION.pack(goal + 1, 0)
+    row, end = REVISION.pack(max(0, keyspace.swept), 0), REVISION.pack(goal + 1, 0)
+    last = REVISION.pack(goal, 0)
     while True:
         events = list(islice(rows(tables.events, row, end), SLICE))
         batch = new_batch()
@@ -32,7 +35,7 @@ def sweep(keyspace: Keyspace) -> Iterator[None]:
             if replaced != NO_REVISION:
                 batch.delete(replaced, tables.events_family)
                 batch.delete(key + replaced[:8], tables.history_family)
-            if value[12] == DELETED:
+            if value[12] == DELETED and revision < last:
                 batch.delete(revision, tables.events_family)
         if len(events) < SLICE:
             keyspace.mark_swept(batch, goal)

@@ -191,6 +191,8 @@ class Keyspace:
         """Writes a key in the transaction under way. The lease exists, or is 0."""
         main = self._main
         mod = self._main_varint
+        put = self.batch.put
+        tables = self.tables
         old = self.index.get(key)
         if old is None:
             create, version, replaced = main, 1, NO_REVISION
@@ -201,34 +203,37 @@ class Keyspace:
             version += 1
             create_varint = varint(create)
             replaced = old[:12]
-            self.batch.put(
-                escape(key) + old[:8], U64.pack(main) + old[8:12], self.tables.history_family
-            )
+            put(escape(key) + old[:8], U64.pack(main) + old[8:12], tables.history_family)
             if old_lease:
                 self.leases.detach(old_lease, key)
-        body = b"".join(
+        key_size, version_varint = varint(len(key)), varint(version)
+        rest = b"\x2a" + varint(len(value)) + value if value else b""
+        if lease:
+            rest += b"\x30" + signed_varint(lease)
+            self.leases.attach(lease, key)
+        meta = META.pack(main, self._sub, create, version, lease)
+        size = len(key_size) + len(key) + len(create_varint) + len(mod) + len(version_varint)
+        row = b"".join(
             (
+                meta,
+                b"\x12",
+                varint(size + len(rest) + 4),
                 b"\x0a",
-                varint(len(key)),
+                key_size,
                 key,
                 b"\x10",
                 create_varint,
                 b"\x18",
                 mod,
                 b"\x20",
-                varint(version),
-                b"\x2a" + varint(len(value)) + value if value else b"",
+                version_varint,
+                rest,
             )
         )
-        if lease:
-            body += b"\x30" + signed_varint(lease)
-            self.leases.attach(lease, key)
-        item = b"\x12" + varint(len(body)) + body
-        meta = META.pack(main, self._sub, create, version, lease)
+        item = row[META_SIZE:]
         self.index[key] = meta
-        put = self.batch.put
-        put(key, meta + item, self.tables.latest_family)
-        put(meta[:12], replaced + item, self.tables.events_family)
+        put(key, row, tables.latest_family)
+        put(meta[:12], replaced + item, tables.events_family)
         self._recent[key] = item
         self._recent_bytes += len(item)
         self._sub += 1

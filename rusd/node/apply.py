@@ -5,11 +5,13 @@ has the same state. No clock and no randomness decides anything here.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from rusd.lease.lessor import Expiry, LeaseError, Lessor
-from rusd.mvcc import txn
+from rusd.mvcc import guarded, txn
 from rusd.mvcc.errors import CompactedError, FutureRevisionError, KeyspaceError
+from rusd.mvcc.guarded import GuardedPut
 from rusd.mvcc.keyspace import Applied, Keyspace
 from rusd.mvcc.txn import Plan, Result
 from rusd.node.alarms import AlarmError, Alarms, CorruptError
@@ -54,8 +56,8 @@ class Applier:
         self.on_compact: Callable[[], None] = lambda: None
         """Called when a compaction has something to sweep."""
         self.handlers: dict[int, Callable[[Any], Result]] = {
-            Kind.PUT: lambda request: txn.put(keyspace, request),
-            Kind.DELETE_RANGE: lambda request: txn.delete_range(keyspace, request),
+            Kind.PUT: partial(txn.put, keyspace),
+            Kind.DELETE_RANGE: partial(txn.delete_range, keyspace),
             Kind.TXN: self._txn,
             Kind.COMPACT: self._compact,
             Kind.LEASE_GRANT: self._lease_grant,
@@ -92,7 +94,9 @@ class Applier:
         self.keyspace.applied = Applied(term, position)
         self.keyspace.write()
 
-    def _txn(self, plan: Plan) -> Result:
+    def _txn(self, plan: Plan | GuardedPut) -> Result:
+        if isinstance(plan, tuple):
+            return guarded.apply(self.keyspace, plan)
         if plan.past:
             self.keyspace.write()
         return txn.txn(self.keyspace, plan)
@@ -176,9 +180,9 @@ _CHANGES: Final = (
 )
 
 
-def _adds(plan: Plan) -> bool:
+def _adds(plan: Plan | GuardedPut) -> bool:
     """Whether a transaction may put something, whichever branches are taken."""
-    return any(
+    return isinstance(plan, tuple) or any(
         kind == txn.PUT or (kind == txn.TXN and _adds(request))
         for kind, request in (*plan.success, *plan.failure)
     )

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from rusd.duration import format_duration
 from rusd.log import Logger
 from rusd.mvcc.keyspace import Keyspace
+from rusd.mvcc.txn import Plan
 from rusd.node.apply import REFUSALS, Applier
 from rusd.node.entry import Kind, encode
 from rusd.node.log_writer import LogWriter
@@ -198,7 +199,7 @@ class Pipeline:
         results: list[tuple[Any, int, int, bytes]] = []
         failures: list[tuple[Any, int, Exception]] = []
         for number, (kind, _, request, caller, tag) in enumerate(batch):
-            if kind == Kind.TXN and request.past:
+            if kind == Kind.TXN and type(request) is Plan and request.past:
                 applier.at(term, position, number)
             try:
                 revision, body = handlers[kind](request)
