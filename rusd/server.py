@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import signal
+import sys
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -147,10 +148,12 @@ async def _serve(config: Config, log: Logger) -> int:
         _limits(config),
         standard_logger(log, "rusd.wire"),
     )
+    pipeline.after_apply.append(server.flush)
     for url in config.listen_client_urls:
         await server.listen(url.host, url.port)
         log.info("serving client traffic insecurely", address=f"{url.host}:{url.port}")
     _calm_garbage_collector()
+    _share_the_interpreter()
     log.info("ready to serve client requests")
     code = await stop
     log.info("stopping")
@@ -247,3 +250,12 @@ def _calm_garbage_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 1000)
+
+
+def _share_the_interpreter() -> None:
+    """Lets the log's thread have the interpreter soon after a sync.
+
+    It needs it for microseconds, while the loop has work for milliseconds: with the default of 5 ms
+    the next entry would wait. Worth about 5% of puts and 10% of transactions on 64 connections.
+    """
+    sys.setswitchinterval(0.0001)

@@ -82,6 +82,7 @@ class KV:
                 propose(Kind.PUT, message, request, connection, stream)
             else:
                 connection.fail(stream, error)
+        self._pipeline.flush()
 
     def range(self, calls: list[Call]) -> None:
         keyspace = self._keyspace
@@ -168,6 +169,7 @@ class KV:
                 connection.fail(stream, errors.REQUEST_TOO_LARGE)
             else:
                 propose(Kind.TXN, message, plan, connection, stream)
+        self._pipeline.flush()
 
     def _read_only_txn(self, connection: Caller, stream: int, plan: Plan) -> None:
         try:

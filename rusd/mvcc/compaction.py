@@ -1,9 +1,9 @@
 """Sweeps from the tables what a compaction has made unreachable.
 
 Every event names the one that it replaced, so the events up to the compacted revision list exactly
-what to remove: what they replaced, and deletes themselves. What stays is never visited twice, but for
-the events of the compacted revision itself: its deletes stay until the next compaction, since a
-watcher may start there.
+what to remove: what they replaced, and deletes themselves. Deletes of the compacted revision itself
+stay until the next compaction, since a watcher may start there. Nothing else that stays is visited
+twice.
 """
 
 from collections.abc import Iterator

@@ -81,6 +81,10 @@ class Server:
         names = [s.getsockname() for listener in self._listeners for s in listener.sockets]
         return [(name[0], name[1]) for name in names]
 
+    def flush(self) -> None:
+        """Write what connections have at once, not at the end of the turn."""
+        self.turn.flush()
+
     async def drain(self, timeout: float) -> None:
         """Stop listening, let open calls finish for up to `timeout` seconds, then close."""
         for listener in self._listeners:

@@ -69,7 +69,7 @@ class Turn:
                     self._handle(method, calls)
         finally:
             self._running = False
-            self._flush()
+            self.flush()
 
     def _handle(self, method: UnaryMethod, calls: list[Call]) -> None:
         try:
@@ -79,7 +79,10 @@ class Turn:
             for connection, stream_id, _, _ in calls:
                 connection.fail(stream_id, Status(Code.INTERNAL, "internal error"))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what connections have, before the end of the turn: for answers that wait for
+        nothing more.
+        """
         # A flush can make more connections dirty: a handler told "writable" may answer elsewhere.
         while self._dirty:
             dirty, self._dirty = self._dirty, []
