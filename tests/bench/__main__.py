@@ -125,7 +125,7 @@ def main(given: Sequence[str] | None = None) -> int:
     arguments = _arguments(given)
     if arguments.list:
         for row in ROWS:
-            print(f"{row.name:16} {row.goal or '':10} {row.work}")
+            print(f"{row.name:16} {row.goal or ''!s:10} {row.work}")
         return 0
     folder = arguments.folder or Path(tempfile.gettempdir())
     complete = not (arguments.short or arguments.only or arguments.subject == "etcd")
