@@ -1,6 +1,7 @@
 """The Lease service."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from random import SystemRandom
 from typing import Final
 
@@ -108,6 +109,13 @@ class LeaseService:
         return KeepAlive(self, stream)
 
 
+@lru_cache(maxsize=16384)
+def _renewed(lease: int, ttl: int) -> bytes:
+    """Body of a LeaseKeepAliveResponse; the same leases are renewed again and again."""
+    body = b"\x10" + signed_varint(lease)
+    return body + b"\x18" + signed_varint(ttl) if ttl else body
+
+
 class KeepAlive:
     """One client's stream of renewals. Answers need not be in the order of the requests: each
     names its lease.
@@ -175,10 +183,7 @@ class KeepAlive:
             if len(self._owed) > _MOST_OWED:
                 self._stream.finish(errors.REQUEST_TOO_MANY_REQUESTS)
             return
-        body = b"\x10" + signed_varint(lease)
-        if ttl:
-            body += b"\x18" + signed_varint(ttl)
-        self._stream.send(self._header(), body)
+        self._stream.send(self._header(), _renewed(lease, ttl))
 
     def _finish_if_done(self) -> None:
         if self._half_closed and not self._pending and not self._owed:
