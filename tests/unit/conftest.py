@@ -2,8 +2,9 @@
 
 import os
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 
-settings.register_profile("short", deadline=None, max_examples=60, print_blob=True)
-settings.register_profile("long", deadline=None, max_examples=6000, print_blob=True)
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.target, Phase.shrink)
+settings.register_profile("short", deadline=None, max_examples=60, print_blob=True, phases=PHASES)
+settings.register_profile("long", settings.get_profile("short"), max_examples=6000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
