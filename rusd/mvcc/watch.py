@@ -25,8 +25,12 @@ _PIECE_BYTES: Final = 512 << 10
 """A piece ends with the transaction that takes it over this."""
 _RECENT_BYTES: Final = 16 << 20
 _CHUNK: Final = 512
-"""Revisions in a batch that is read back from the events table."""
+"""Revisions in a batch that is read back from the events table, at most."""
+_CHUNK_BYTES: Final = 1 << 20
+"""Such a batch ends with the transaction that takes it over this."""
 _CHUNKS_KEPT: Final = 16
+_OVERHEAD: Final = 200
+"""Bytes that a change takes in memory beside its event, and pieces beside their events, about."""
 _TURN: Final = 0.002
 """Seconds of bringing watchers forward before other work gets its turn."""
 
@@ -83,10 +87,10 @@ class Batch:
 
     def __init__(self, first: int, last: int, transactions: list[Transaction]) -> None:
         self.first, self.last, self.transactions = first, last, transactions
-        self.size = sum(
-            len(change.event) for transaction in transactions for change in transaction.changes
-        )
+        self.size = sum(map(_size, transactions))
         self._pieces: dict[Selection, list[Piece]] = {}
+        self._room = self.size
+        """Bytes of pieces that may be kept yet: clients may make up any number of ranges."""
 
     def pieces(self, selection: Selection, since: int, hub: "Watchers") -> list[Piece]:
         """The selected events from revision `since` on, in pieces."""
@@ -94,7 +98,11 @@ class Batch:
             return self._cut(selection, since, hub)
         pieces = self._pieces.get(selection)
         if pieces is None:
-            pieces = self._pieces[selection] = self._cut(selection, since, hub)
+            pieces = self._cut(selection, since, hub)
+            size = _OVERHEAD + sum(len(piece.events) for piece in pieces)
+            if size <= self._room:
+                self._pieces[selection] = pieces
+                self._room -= size
         return pieces
 
     def _cut(self, selection: Selection, since: int, hub: "Watchers") -> list[Piece]:
@@ -122,6 +130,10 @@ class Batch:
         if parts:
             pieces.append(Piece(self.last, b"".join(parts)))
         return pieces
+
+
+def _size(transaction: Transaction) -> int:
+    return sum(len(change.event) + _OVERHEAD for change in transaction.changes)
 
 
 @dataclass(slots=True, eq=False)
@@ -171,7 +183,6 @@ class Watchers:
 
     def remove(self, watcher: Watcher) -> None:
         """Ends a watcher; nothing is delivered for it from now on."""
-        self._count -= 1
         if watcher.live:
             self._leave_group(watcher)
         else:
@@ -181,6 +192,11 @@ class Watchers:
                 if not waiting:
                     del self._lagging[watcher.sink]
                     watcher.sink.caught_up()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Counts one watcher less."""
+        self._count -= 1
         if not self._count:
             self._keyspace.watched = False
             self._keyspace.transactions.clear()
@@ -313,14 +329,17 @@ class Watchers:
             if not waiting:
                 del self._lagging[sink]
                 sink.caught_up()
-            elif not sink.congested:
-                ready.append(sink)
+            else:
+                # The next turn goes on where this one ends.
+                self._lagging[sink] = self._lagging.pop(sink)
+                if not sink.congested:
+                    ready.append(sink)
 
     def _step(self, watcher: Watcher) -> bool:
         """Brings a watcher one batch forward. Returns whether it lags no more."""
         keyspace = self._keyspace
         if watcher.next < keyspace.compacted:
-            self._count -= 1
+            self._forget()
             watcher.sink.compacted(watcher, keyspace.compacted)
             return True
         if watcher.next <= keyspace.revision:
@@ -350,18 +369,24 @@ class Watchers:
             return self._recent[position - 1]
         number = revision // _CHUNK
         chunk = self._chunks.get(number)
-        if chunk is None:
-            chunk = self._read_chunk(number)
+        if chunk is None or not chunk.first <= revision <= chunk.last:
+            chunk = self._read_chunk(revision)
             if chunk.last < self._keyspace.revision:
                 self._chunks[number] = chunk
                 if len(self._chunks) > _CHUNKS_KEPT:
                     self._chunks.popitem(last=False)
         return chunk
 
-    def _read_chunk(self, number: int) -> Batch:
-        first = number * _CHUNK
-        last = min(first + _CHUNK - 1, self._keyspace.revision)
-        transactions = list(_transactions(self._keyspace, first, last))
+    def _read_chunk(self, first: int) -> Batch:
+        last = min(first - first % _CHUNK + _CHUNK - 1, self._keyspace.revision)
+        transactions: list[Transaction] = []
+        size = 0
+        for transaction in _transactions(self._keyspace, first, last):
+            transactions.append(transaction)
+            size += _size(transaction)
+            if size > _CHUNK_BYTES:
+                last = transaction.revision
+                break
         return Batch(first, last, transactions)
 
     def with_previous(self, event: bytes, replaced: bytes) -> bytes:
