@@ -38,9 +38,9 @@ def decode(data: bytes) -> Iterator[tuple[int, bytes]]:
     """The requests in entry data. Raises ValueError when the data is not whole."""
     position = 0
     while position < len(data):
-        kind, size = _REQUEST.unpack_from(data, position)
-        position += _REQUEST.size
-        if position + size > len(data):
+        start = position + _REQUEST.size
+        kind, size = _REQUEST.unpack_from(data, position) if start <= len(data) else (0, 0)
+        if start + size > len(data):
             raise ValueError(f"a log entry ends within a request at byte {position}")
-        yield kind, data[position : position + size]
-        position += size
+        yield kind, data[start : start + size]
+        position = start + size

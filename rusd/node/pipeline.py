@@ -95,6 +95,7 @@ class Pipeline:
         self._in_flight: list[Request] | None = None
         self._in_flight_since = 0.0
         self._stopping = False
+        self._failure: Exception | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self.loop.call_later(1.0, self._time_out)
@@ -136,8 +137,10 @@ class Pipeline:
         self._in_flight = []
 
     async def idle(self) -> None:
-        """Waits until nothing is in the pipeline."""
+        """Waits until nothing is in the pipeline. Raises what made it fail, when it has."""
         await self._idle.wait()
+        if self._failure is not None:
+            raise self._failure
 
     async def stop(self) -> None:
         """Takes no more, lets what is in the pipeline end, and ends the log's thread."""
@@ -171,6 +174,8 @@ class Pipeline:
             taken += 1
         batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
         self._waiting_bytes -= size
+        # Those that stay came later than the oldest; their time is not known, and they advance.
+        self._oldest = self.loop.time()
         return batch
 
     def _write(self, batch: list[Request], started: float) -> None:
@@ -261,7 +266,8 @@ class Pipeline:
                 self.answers.failed(caller, tag, TimedOutError())
 
     def _fail(self, error: Exception) -> None:
-        self._stopping = True
+        self._stopping, self._failure = True, error
+        self._idle.set()
         self._on_failure(error)
 
 

@@ -1,0 +1,45 @@
+"""rusd/node/entry.py: what a batch is in the log."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rusd.node.entry import Kind, decode, encode
+
+requests = st.lists(st.tuples(st.sampled_from(Kind), st.binary(max_size=300)), max_size=9)
+
+
+@given(requests)
+def test_requests_come_back_in_order(batch: list[tuple[int, bytes]]) -> None:
+    assert list(decode(encode(batch))) == batch
+
+
+@given(requests.filter(bool), st.data())
+def test_data_that_is_not_whole_is_refused(
+    batch: list[tuple[int, bytes]], data: st.DataObject
+) -> None:
+    """Unless it was cut between requests: that is another, shorter batch."""
+    whole = encode(batch)
+    cut = data.draw(st.integers(0, len(whole) - 1))
+    boundaries = {len(encode(batch[:count])) for count in range(len(batch))}
+    if cut in boundaries:
+        assert len(list(decode(whole[:cut]))) < len(batch)
+    else:
+        with pytest.raises(ValueError, match="ends within a request"):
+            list(decode(whole[:cut]))
+
+
+def test_the_numbers_on_disk_do_not_change() -> None:
+    assert [(kind.name, kind.value) for kind in Kind] == [
+        ("PUT", 1),
+        ("DELETE_RANGE", 2),
+        ("TXN", 3),
+        ("COMPACT", 4),
+        ("LEASE_GRANT", 5),
+        ("LEASE_REVOKE", 6),
+        ("LEASE_CHECKPOINT", 7),
+        ("ALARM", 8),
+        ("MEMBER", 9),
+        ("LEASE_EXPIRE", 10),
+    ]
+    assert encode([(Kind.PUT, b"ab")]) == b"\x01\x02\x00\x00\x00ab"
