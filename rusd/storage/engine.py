@@ -13,6 +13,7 @@ from rocksdict import (
     Checkpoint,
     CompactOptions,
     DBCompressionType,
+    Env,
     Options,
     Rdict,
 )
@@ -44,6 +45,8 @@ class Engine:
         # One moment for all families after a crash: see the module's docstring.
         options.set_atomic_flush(True)
         options.set_max_background_jobs(2)
+        options.set_env(_modest_threads())
+        options.set_bytes_per_sync(_MIB)
         options.set_keep_log_file_num(2)
         options.set_max_log_file_size(8 * _MIB)
         options.set_stats_dump_period_sec(0)
@@ -104,6 +107,16 @@ class Engine:
     def _all(self) -> tuple[Rdict, ...]:
         tables = self.tables
         return tables.state, tables.latest, tables.events, tables.history
+
+
+def _modest_threads() -> Env:
+    """Background threads that give way to the event loop and to the log's syncs."""
+    env = Env()
+    env.lower_thread_pool_cpu_priority()
+    env.lower_thread_pool_io_priority()
+    env.lower_high_priority_thread_pool_cpu_priority()
+    env.lower_high_priority_thread_pool_io_priority()
+    return env
 
 
 def _options(cache: Cache) -> Options:
