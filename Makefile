@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DATA ?= default.etcd
+SOAK_RUNS ?= 100
+KILLS ?= 300
 
-.PHONY: help run test lint protos bench cluster soak dist lock clean
+.PHONY: help run test lint protos bench soak dist lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -34,6 +36,10 @@ protos: $(READY)  ## regenerate rusd/pb from protos/
 
 bench: $(READY)  ## measure rusd beside real etcd; writes docs/benchmarks.md
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+
+soak: $(READY)  ## compare with real etcd and kill a member under load, for long (SOAK_RUNS=, KILLS=)
+	PATH="$$(tests/fetch-etcd):$$PATH" $(BIN)/python -m tests.compat --steps 5000 --runs $(SOAK_RUNS)
+	PATH="$$(tests/fetch-etcd):$$PATH" $(BIN)/pytest tests/cluster/test_kill.py --kills $(KILLS)
 
 dist: $(READY)  ## build the wheel and the source distribution into dist/
 	$(BIN)/python -m build --no-isolation

@@ -505,6 +505,24 @@ NOT_YET = frozenset(name for name, flag in FLAGS.items() if flag.group == SECURI
     "listen-client-http-urls",
     "listen-metrics-urls",
 }
+WITHOUT_EFFECT_YET = frozenset(
+    (
+        "heartbeat-interval",
+        "initial-election-tick-advance",
+        "listen-peer-urls",
+        "raft-read-timeout",
+        "raft-write-timeout",
+        "enable-grpc-gateway",
+        "strict-reconfig-check",
+        "pre-vote",
+        "metrics",
+        "corrupt-check-time",
+        "compact-hash-check-time",
+        "max-learners",
+        "snapshot-catchup-entries",
+    )
+)
+"""Of more than one member, of metrics and of the gateway: accepted, and in `Config.ignored`."""
 _URL_SCHEMES = ("http",)  # of http, https, unix and unixs, those that are supported yet
 
 
@@ -538,7 +556,11 @@ def load(args: Sequence[str], environ: Mapping[str, str]) -> Config:
     fields.setdefault("initial_cluster", (InitialMember(own_name, urls),))
     config = Config(**fields, config_file=path, notices=tuple(notices))
     _check(config)
-    ignored = (name for name, flag in FLAGS.items() if flag.ignored and _is_set(config, flag))
+    ignored = (
+        name
+        for name, flag in FLAGS.items()
+        if (flag.ignored or name in WITHOUT_EFFECT_YET) and _is_set(config, flag)
+    )
     return dataclasses.replace(config, ignored=tuple(ignored))
 
 

@@ -106,7 +106,9 @@ async def _serve(config: Config, log: Logger) -> int:
     )
     threads = ThreadPoolExecutor(2, thread_name_prefix="background")
     Truncation(pipeline, engine.flush, threads, log, config.snapshot_count)
-    compactor = Compactor(keyspace, config.compaction_sleep_interval, log)
+    compactor = Compactor(
+        keyspace, config.compaction_sleep_interval, log, config.compaction_batch_limit
+    )
     applier.on_compact = compactor.start
     compactor.start()
     Quota(pipeline, engine.size, config.quota_backend_bytes, log)
@@ -187,7 +189,7 @@ def _log_start(config: Config, log: Logger) -> None:
     for notice in config.notices:
         log.warn(notice)
     for name in config.ignored:
-        log.warn("ignored a flag that has no meaning in rusd", flag=f"--{name}")
+        log.warn("a flag has no effect in rusd, or not yet", flag=f"--{name}")
 
 
 def _lock(data: Path) -> int:

@@ -18,16 +18,16 @@ SLICE: Final = 500
 """Events a slice: about a millisecond."""
 
 
-def sweep(keyspace: Keyspace) -> Iterator[None]:
-    """Removes what the last compaction frees, in slices. What it has not done when it is given up
-    is done by the next sweep.
+def sweep(keyspace: Keyspace, most: int = SLICE) -> Iterator[None]:
+    """Removes what the last compaction frees, looking at `most` events (at least 1) in a slice. What
+    it has not done when it is given up is done by the next sweep.
     """
     tables = keyspace.tables
     goal = keyspace.compacted
     row, end = REVISION.pack(max(0, keyspace.swept), 0), REVISION.pack(goal + 1, 0)
     last = REVISION.pack(goal, 0)
     while True:
-        events = list(islice(rows(tables.events, row, end), SLICE))
+        events = list(islice(rows(tables.events, row, end), most))
         batch = new_batch()
         for revision, value in events:
             replaced = value[:12]
@@ -37,7 +37,7 @@ def sweep(keyspace: Keyspace) -> Iterator[None]:
                 batch.delete(key + replaced[:8], tables.history_family)
             if value[12] == DELETED and revision < last:
                 batch.delete(revision, tables.events_family)
-        if len(events) < SLICE:
+        if len(events) < most:
             keyspace.mark_swept(batch, goal)
             return
         tables.write(batch)

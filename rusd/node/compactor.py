@@ -4,15 +4,16 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 from rusd.log import Logger
-from rusd.mvcc.compaction import sweep
+from rusd.mvcc.compaction import SLICE, sweep
 from rusd.mvcc.keyspace import Keyspace
 
 
 class Compactor:
     """Sweeps after every compaction, with a pause between slices."""
 
-    def __init__(self, keyspace: Keyspace, pause: float, log: Logger) -> None:
-        """`pause` is in seconds."""
+    def __init__(self, keyspace: Keyspace, pause: float, log: Logger, most: int = SLICE) -> None:
+        """`pause` is in seconds; `most` events are looked at between two pauses."""
+        self._most = max(1, min(most, SLICE))
         self._keyspace, self._pause, self._log = keyspace, pause, log
         self._loop = asyncio.get_running_loop()
         self._sweep: Iterator[None] | None = None
@@ -23,7 +24,7 @@ class Compactor:
         """Begins to sweep, unless it does already or there is nothing to do."""
         if self._sweep is None and self._keyspace.swept < self._keyspace.compacted:
             self._began = self._loop.time()
-            self._sweep = sweep(self._keyspace)
+            self._sweep = sweep(self._keyspace, self._most)
             self._loop.call_soon(self._step)
 
     def when_swept(self, call: Callable[[], None]) -> None:

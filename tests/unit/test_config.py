@@ -414,7 +414,7 @@ def test_a_file_has_etcds_keys_and_types(tmp_path: Path) -> None:
     assert (made.grpc_keepalive_min_time, made.grpc_keepalive_timeout) == (3.0, 4.0)
     assert made.log_outputs == ("stderr", "/dev/null")
     assert made.auto_compaction_period == 3600.0
-    assert made.ignored == ("max-wals",)
+    assert made.ignored == ("heartbeat-interval", "max-wals", "strict-reconfig-check")
     assert "unrecognized key proxy" in made.notices[1]
 
 
