@@ -19,7 +19,7 @@ SLICE: Final = 500
 
 
 def sweep(keyspace: Keyspace, most: int = SLICE) -> Iterator[None]:
-    """Removes what the last compaction frees, looking at `most` events (at least 1) in a slice. What
+    """Removes what the last compaction frees, looking at `most` events, 1 or more, a slice. What
     it has not done when it is given up is done by the next sweep.
     """
     tables = keyspace.tables
