@@ -99,8 +99,7 @@ class WatchStream:
         self._stream.finish(errors.STOPPED)
 
     def half_closed(self) -> None:
-        self._end()
-        self._stream.finish()
+        """The client has asked for all that it wants; its watchers go on, as in etcd."""
 
     def closed(self) -> None:
         self._end()
