@@ -22,8 +22,6 @@ some_keys = some_bytes.filter(bool)
 revisions = st.one_of(st.integers(1, 300), st.integers(1, 2**63 - 1))
 edges = st.sampled_from([b"\x00", b"\x01", b"\xfe", b"\xff", b"a"])
 keys_with_edges = st.lists(edges).map(b"".join)
-    b"".join
-)
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(-(2**63), 2**63 - 1))
