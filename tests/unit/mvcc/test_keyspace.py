@@ -10,7 +10,7 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 
 from rusd.api.validate import check_txn
-from rusd.mvcc import compaction, hashing, ranges
+from rusd.mvcc import hashing, ranges
 from rusd.mvcc.compaction import sweep
 from rusd.mvcc.errors import KeyspaceError
 from rusd.mvcc.ranges import read_range, run, stream_range
@@ -36,7 +36,6 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "_EVENTS_AT_LEAST", ranges._EVENTS_AT_LEAST)
     monkeypatch.setattr(ranges, "_CHUNK_BYTES", ranges._CHUNK_BYTES)
     monkeypatch.setattr(ranges, "_SLICE", 2)
-    monkeypatch.setattr(compaction, "SLICE", 3)
     monkeypatch.setattr(hashing, "_SLICE", 2)
 
 
@@ -107,7 +106,7 @@ class Pair:
     def sweep_slice(self) -> None:
         keyspace = self.opened.keyspace
         if self.sweep is None and keyspace.swept < keyspace.compacted:
-            self.sweep = sweep(keyspace)
+            self.sweep = sweep(keyspace, 3)
         if self.sweep is not None and next(self.sweep, self) is self:
             self.sweep = None
 
