@@ -300,6 +300,57 @@ def test_a_client_that_does_not_read_costs_bounded_memory(tmp_path: Path) -> Non
     run(test)
 
 
+def test_a_client_that_takes_one_piece_at_a_time_gets_each_once(tmp_path: Path) -> None:
+    """From batches of many pieces, as they happen and out of the past."""
+
+    async def test() -> None:
+        with closing(Opened(tmp_path)) as opened:
+            put_many(opened, 10, b"v" * 100)
+            opened.keyspace.write()
+            hub, client = Watchers(opened.keyspace), Client()
+            client.room = 1
+            old, new = Watcher(0, ALL, 2, client), Watcher(1, ALL, 12, client)
+            hub.add(new)
+            put_many(opened, 10, b"v" * 100)
+            opened.keyspace.write()
+            hub.notify()
+            hub.add(old)
+            while hub.lags(client):
+                await asyncio.sleep(0)
+                client.room = 1
+                hub.writable(client)
+            assert [revision for revision, _ in client.seen[old]] == list(range(2, 22))
+            assert [revision for revision, _ in client.seen[new]] == list(range(12, 22))
+
+    run(test)
+
+
+def test_a_live_watcher_is_not_canceled_for_what_it_did_not_want(tmp_path: Path) -> None:
+    """It has had nothing since long before the compaction, because there was nothing for it."""
+
+    async def test() -> None:
+        with closing(Opened(tmp_path)) as opened:
+            hub, client = Watchers(opened.keyspace), Client()
+            watcher = Watcher(0, Selection(b"rare", b"rare\x00"), 2, client)
+            hub.add(watcher)
+            put_many(opened, 20)
+            opened.keyspace.write()
+            hub.notify()
+            opened.compact(15)
+            client.room = 0
+            opened.ask(PutRequest(key=b"rare"))
+            opened.keyspace.write()
+            hub.notify()
+            client.room = 1
+            hub.writable(client)
+            while hub.lags(client):
+                await asyncio.sleep(0)
+            assert not client.ended
+            assert [revision for revision, _ in client.seen[watcher]] == [22]
+
+    run(test)
+
+
 def test_history_is_read_back_in_pieces_of_bounded_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
