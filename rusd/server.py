@@ -78,7 +78,7 @@ async def _serve(config: Config, log: Logger) -> int:
 
     def fail(error: Exception) -> None:
         log.error(
-            "the log could not be written or applied; the member stops",
+            "a write or an applied entry failed; the member stops",
             error=error,
             stacktrace="".join(traceback.format_exception(error)),
         )
@@ -107,7 +107,7 @@ async def _serve(config: Config, log: Logger) -> int:
     threads = ThreadPoolExecutor(2, thread_name_prefix="background")
     Truncation(pipeline, engine.flush, threads, log, config.snapshot_count)
     compactor = Compactor(
-        keyspace, config.compaction_sleep_interval, log, config.compaction_batch_limit
+        keyspace, config.compaction_sleep_interval, log, fail, config.compaction_batch_limit
     )
     applier.on_compact = compactor.start
     compactor.start()

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from rusd.api import errors
 from rusd.api.answers import Caller, Headers
+from rusd.api.parsing import parsed
 from rusd.api.slices import run_sliced
 from rusd.api.slow import SlowReads
 from rusd.api.validate import check_delete_range, check_put, check_range, check_txn
@@ -132,12 +133,7 @@ class KV:
         return _RangeStream(stream, self._keyspace, self._headers)
 
     def delete_range(self, calls: list[Call]) -> None:
-        for connection, stream, _, message in calls:
-            try:
-                request = DeleteRangeRequest.FromString(message)
-            except DecodeError:
-                connection.fail(stream, errors.MALFORMED)
-                continue
+        for connection, stream, message, request in parsed(calls, DeleteRangeRequest.FromString):
             error = check_delete_range(request)
             if error is None and len(message) > self._max_request_bytes:
                 error = errors.REQUEST_TOO_LARGE
@@ -180,12 +176,7 @@ class KV:
             connection.reply(stream, self._headers.at(self._keyspace.revision) + body)
 
     def compact(self, calls: list[Call]) -> None:
-        for connection, stream, _, message in calls:
-            try:
-                request = CompactionRequest.FromString(message)
-            except DecodeError:
-                connection.fail(stream, errors.MALFORMED)
-                continue
+        for connection, stream, message, request in parsed(calls, CompactionRequest.FromString):
             caller: Caller = connection
             if request.physical:
                 caller = _AfterSweep(connection, self._compactor.when_swept)

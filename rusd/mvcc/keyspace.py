@@ -280,9 +280,9 @@ class Keyspace:
 
     def mark_swept(self, batch: WriteBatch, revision: int) -> None:
         """Writes the last removals of a sweep, with the note that it is done."""
-        self.swept = revision
         batch.put(_SWEPT_ROW, U64.pack(revision))
         self.tables.write(batch)
+        self.swept = revision
 
     def set_state(self, name: bytes, row: bytes | None) -> None:
         """Sets, or with None removes, a row of the state table, together with the transactions."""

@@ -11,8 +11,18 @@ from rusd.mvcc.keyspace import Keyspace
 class Compactor:
     """Sweeps after every compaction, with a pause between slices."""
 
-    def __init__(self, keyspace: Keyspace, pause: float, log: Logger, most: int = SLICE) -> None:
-        """`pause` is in seconds; `most` events are looked at between two pauses."""
+    def __init__(
+        self,
+        keyspace: Keyspace,
+        pause: float,
+        log: Logger,
+        on_failure: Callable[[Exception], None],
+        most: int = SLICE,
+    ) -> None:
+        """`pause` is in seconds; `most` events are looked at between two pauses. `on_failure` is
+        called when the tables cannot be written: the member must stop.
+        """
+        self._on_failure = on_failure
         self._most = max(1, min(most, SLICE))
         self._keyspace, self._pause, self._log = keyspace, pause, log
         self._loop = asyncio.get_running_loop()
@@ -37,7 +47,12 @@ class Compactor:
     def _step(self) -> None:
         if self._sweep is None:
             return
-        if next(self._sweep, self) is self:
+        try:
+            finished = next(self._sweep, self) is self
+        except Exception as error:
+            self._on_failure(error)
+            return
+        if finished:
             self._sweep = None
             self._log.info(
                 "finished scheduled compaction",

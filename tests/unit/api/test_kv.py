@@ -45,7 +45,7 @@ class Scene:
 
     def __init__(self, member: Running) -> None:
         self.member = member
-        self.compactor = Compactor(member.keyspace, 0.05, member.log, 20)
+        self.compactor = Compactor(member.keyspace, 0.05, member.log, member.failures.append, 20)
         member.applier.on_compact = self.compactor.start
         self.kv = KV(
             member.pipeline,

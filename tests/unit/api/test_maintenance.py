@@ -41,7 +41,7 @@ class Service:
 
     def __init__(self, member: Running, threads: ThreadPoolExecutor, quota: int) -> None:
         self.member = member
-        compactor = Compactor(member.keyspace, 0.0, member.log)
+        compactor = Compactor(member.keyspace, 0.0, member.log, member.failures.append)
         member.applier.on_compact = compactor.start
         self.service = Maintenance(
             member.pipeline, member.engine, compactor, threads, member.headers, quota, member.log
