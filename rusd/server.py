@@ -160,6 +160,7 @@ async def _serve(config: Config, log: Logger) -> int:
     code = await stop
     log.info("stopping")
     watch.stop()
+    lease.stop()
     await server.drain(_DRAIN_SECONDS if code == 0 else 0)
     if code == 0:
         leases.stop()

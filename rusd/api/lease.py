@@ -48,6 +48,12 @@ class LeaseService:
         """`min_ttl` is in seconds; a grant of less is raised to it."""
         self.lessor, self.leases = lessor, leases
         self._pipeline, self._headers, self._min_ttl = pipeline, headers, min_ttl
+        self.streams: set[KeepAlive] = set()
+
+    def stop(self) -> None:
+        """Ends all streams: the member stops. Clients go on at another member, or later."""
+        for stream in list(self.streams):
+            stream.finish(errors.STOPPED)
 
     def methods(self) -> list[UnaryMethod | StreamMethod]:
         return [
@@ -106,7 +112,9 @@ class LeaseService:
             connection.reply(stream, self.header() + response.SerializeToString())
 
     def open_keep_alive(self, stream: Stream) -> "KeepAlive":
-        return KeepAlive(self, stream)
+        opened = KeepAlive(self, stream)
+        self.streams.add(opened)
+        return opened
 
 
 @lru_cache(maxsize=16384)
@@ -122,7 +130,7 @@ class KeepAlive:
     """
 
     def __init__(self, service: LeaseService, stream: Stream) -> None:
-        self._stream = stream
+        self._stream, self._streams = stream, service.streams
         self._lessor, self._leases = service.lessor, service.leases
         self._header: Callable[[], bytes] = service.header
         self._owed: dict[int, None] = {}
@@ -130,13 +138,18 @@ class KeepAlive:
         self._pending = 0
         self._half_closed = False
 
+    def finish(self, status: Status | None = None) -> None:
+        """Ends the stream from this side."""
+        self._streams.discard(self)
+        self._stream.finish(status)
+
     # From the client.
 
     def message(self, data: bytes) -> None:
         try:
             lease = LeaseKeepAliveRequest.FromString(data).ID
         except DecodeError:
-            self._stream.finish(errors.MALFORMED)
+            self.finish(errors.MALFORMED)
             return
         self._renew(lease)
 
@@ -145,6 +158,7 @@ class KeepAlive:
         self._finish_if_done()
 
     def closed(self) -> None:
+        self._streams.discard(self)
         self._owed.clear()
 
     def writable(self) -> None:
@@ -163,7 +177,7 @@ class KeepAlive:
 
     def fail(self, _tag: int, status: Status, /) -> None:
         """Ends the stream: the client tries again."""
-        self._stream.finish(status)
+        self.finish(status)
 
     def _renew(self, lease: int) -> None:
         try:
@@ -181,10 +195,10 @@ class KeepAlive:
         if self._stream.congested:
             self._owed[lease] = None
             if len(self._owed) > _MOST_OWED:
-                self._stream.finish(errors.REQUEST_TOO_MANY_REQUESTS)
+                self.finish(errors.REQUEST_TOO_MANY_REQUESTS)
             return
         self._stream.send(self._header(), _renewed(lease, ttl))
 
     def _finish_if_done(self) -> None:
         if self._half_closed and not self._pending and not self._owed:
-            self._stream.finish()
+            self.finish()

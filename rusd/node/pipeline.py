@@ -201,6 +201,9 @@ class Pipeline:
 
     def _apply(self, entry: Entry, batch: list[Request], started: float) -> None:
         begun = self.loop.time()
+        self._in_flight = None
+        # The next entry is on its way to the disk while this one is applied.
+        self.flush()
         applier = self.applier
         handlers = applier.handlers
         term, position = entry.term, entry.index
@@ -216,9 +219,6 @@ class Pipeline:
                 continue
             results.append((caller, tag, revision, body))
         applier.finish(term, position)
-        self._in_flight = None
-        # The next entry is on its way to the disk before this one's callers are answered.
-        self.flush()
         applied = self.loop.time()
         succeeded, failed = self.answers.succeeded, self.answers.failed
         for caller, tag, revision, body in results:

@@ -32,7 +32,7 @@ _ERRORS: Final = "rocksdb.background-errors"
 class Engine:
     """The database of one member, under `directory`/keyspace.
 
-    Raises OSError or RuntimeError, with the database's own words, when it cannot be opened.
+    Raises OSError, with the database's own words, when it cannot be opened.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -51,11 +51,11 @@ class Engine:
         options.set_max_log_file_size(8 * _MIB)
         options.set_stats_dump_period_sec(0)
         options.set_max_open_files(512)
-        self._db = Rdict(
-            str(self.path),
-            options,
-            {name: _options(cache) for name in (LATEST, EVENTS, HISTORY)},
-        )
+        families = {name: _options(cache) for name in (LATEST, EVENTS, HISTORY)}
+        try:
+            self._db = Rdict(str(self.path), options, families)
+        except Exception as error:  # rocksdict has no class of its own for it
+            raise OSError(f"the database in {self.path} cannot be opened: {error}") from error
         self.tables = Tables.of(self._db)
         self._beside_others = CompactOptions()
         self._beside_others.set_exclusive_manual_compaction(False)
