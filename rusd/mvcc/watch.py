@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple, Protocol
 
 from rusd.mvcc.keyspace import Change, Keyspace, Transaction
-from rusd.mvcc.records import DELETED, NO_REVISION, REVISION, event_key, varint
+from rusd.mvcc.records import DELETED, NO_REVISION, REVISION, U64, event_key, varint
 from rusd.mvcc.tables import rows
 
 _PIECE_BYTES: Final = 512 << 10
@@ -121,7 +121,7 @@ class Batch:
                 ):
                     continue
                 if previous and replaced != NO_REVISION:
-                    event = hub.with_previous(event, replaced)
+                    event = hub.with_previous(event, replaced, revision)
                 parts += (b"\x5a", varint(len(event)), event)
                 size += len(event)
             if size > _PIECE_BYTES:
@@ -389,10 +389,20 @@ class Watchers:
                 break
         return Batch(first, last, transactions)
 
-    def with_previous(self, event: bytes, replaced: bytes) -> bytes:
-        """An event with the KeyValue that it replaced, unless that was compacted."""
-        row: bytes | None = self._keyspace.tables.events.get(replaced)
-        return event if row is None else event + b"\x1a" + row[13:]
+    def with_previous(self, event: bytes, replaced: bytes, revision: int) -> bytes:
+        """An event with the KeyValue that its transaction, of `revision`, replaced, unless there
+        was none or it was compacted.
+        """
+        own = U64.pack(revision)
+        while replaced != NO_REVISION:
+            row: bytes | None = self._keyspace.tables.events.get(replaced)
+            if row is None:
+                return event
+            if replaced[:8] != own:
+                return event + b"\x1a" + row[13:]
+            # Nested transactions may put a key and delete it again: look behind both.
+            replaced = row[:12]
+        return event
 
 
 def _is_single(group: _Group) -> bool:
