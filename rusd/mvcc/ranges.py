@@ -8,6 +8,7 @@ changed: the events after that revision, or the replaced revisions of the keys i
 that is expected to be shorter is walked.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator
 from heapq import merge
 from itertools import islice
@@ -116,14 +117,14 @@ def check_revision(keyspace: Keyspace, revision: int) -> None:
         raise CompactedError
 
 
-class View:
+class View(ABC):
     """The items of a range as of one moment."""
 
     count: int
 
+    @abstractmethod
     def items(self) -> Iterator[bytes]:
         """The items in key order."""
-        raise NotImplementedError
 
     def bare_items(self) -> Iterator[bytes]:
         """The items in key order, without their values."""

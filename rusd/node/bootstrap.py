@@ -42,9 +42,10 @@ def recover(engine: Engine, wal: Wal, lessor: Lessor, identity: Identity, log: L
     lessor.load(rows(tables.state, ROW_PREFIX, ROW_PREFIX + b"\xff" * 9))
     keyspace = Keyspace(tables, lessor)
     membership = _membership(keyspace, identity)
-    # What makes the log this member's is on disk before the log begins.
-    keyspace.write()
-    engine.flush()
+    if not keyspace.batch.is_empty():
+        # A new member: what makes the log its own is on disk before the log begins.
+        keyspace.write()
+        engine.flush()
     applier = Applier(keyspace, lessor, membership, Alarms(tables.state.get(Alarms.ROW)))
     _replay(applier, wal, log)
     lessor.extend(0)
