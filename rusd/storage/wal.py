@@ -1,14 +1,18 @@
 """The Raft log on disk: entries and hard state, appended and synced before anyone relies on them.
 
-The log is a row of segment files, `member/wal/<sequence>-<first index>.log`. Each `append` is one
-*frame*, written with one system call and synced with one fdatasync; segments are allocated ahead,
-so that the sync has no file size to record. A frame holds records; a later entry with the same
-index replaces the earlier one and all that follow it.
+The log is a row of segment files, `member/wal/<sequence>-<first index>.log`. What is written
+between two syncs is one *frame*, written with one system call and synced with one fdatasync;
+segments are allocated ahead, so that the sync has no file size to record. A frame holds records; a
+later entry with the same index replaces the earlier one and all that follow it.
 
-    frame   magic (4), crc32 of the rest (4), length of the records (4), crc32 of the length (4),
-            records
-    record  kind (1), length (4), body
-    entry   term (8), index (8), data        hard state   term (8), vote (8), commit (8)
+    frame         magic (4), crc32 of the rest (4), length of the records (4),
+                  crc32 of the length (4), records
+    record        kind (1), length (4), body
+    entry         term (8), index (8), data
+    marked entry  kind (1), term (8), index (8), data: an entry whose kind is not 0
+    hard state    term (8), vote (8), commit (8)
+    snapshot      index (8), term (8): a snapshot that is about to be installed
+    beginning     index (8), term (8): a snapshot that all before this segment is replaced by
 
 Little-endian. Only the last frame can be unfinished, since the one before it was synced first: an
 unfinished last frame was never acknowledged and is dropped; any other bad frame is damage, and
@@ -22,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 SEGMENT_BYTES: Final = 64 << 20
 _MAGIC: Final = b"RWL1"
@@ -30,10 +34,14 @@ _FRAME: Final = struct.Struct("<4sIII")
 _LENGTH: Final = struct.Struct("<I")
 _RECORD: Final = struct.Struct("<BI")
 _ENTRY: Final = struct.Struct("<QQ")
+_MARKED_ENTRY: Final = struct.Struct("<BQQ")
 _HARD_STATE: Final = struct.Struct("<QQQ")
-_KIND_ENTRY, _KIND_HARD_STATE = 1, 2
+_MARK: Final = struct.Struct("<QQ")
+_KIND_ENTRY, _KIND_HARD_STATE, _KIND_MARKED_ENTRY, _KIND_SNAPSHOT, _KIND_BEGINNING = 1, 2, 3, 4, 5
 _SECTOR: Final = 512
 _MAX_FRAME: Final = 1 << 30
+_FULL_FRAME: Final = 64 << 20
+"""A frame that has this many bytes waits for no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,20 @@ class Entry:
     term: int
     index: int
     data: bytes
+    kind: int = 0
+
+
+class LogEntry(Protocol):
+    """What can be written: an `Entry`, or the Raft core's."""
+
+    @property
+    def term(self) -> int: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def kind(self) -> int: ...
 
 
 class HardState(NamedTuple):
@@ -53,6 +75,14 @@ class HardState(NamedTuple):
     term: int = 0
     vote: int = 0
     commit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in the log that a snapshot stands for: the last entry that it covers."""
+
+    index: int = 0
+    term: int = 0
 
 
 class DamagedLogError(Exception):
@@ -83,8 +113,8 @@ class _Segment:
 class Wal:
     """The open log of one member. One thread at a time may call it.
 
-    After an OSError from `append` it takes no more: what is on disk is unknown, and a later sync
-    that succeeds would say nothing about the failed one.
+    After an OSError it takes no more: what is on disk is unknown, and a later sync that succeeds
+    would say nothing about the failed one.
     """
 
     def __init__(self, directory: Path, sync: bool = True) -> None:
@@ -95,8 +125,11 @@ class Wal:
         self.torn: TornTail | None = None
         self.hard_state = HardState()
         self.first_index = 0
-        """0 when the log is empty."""
+        """0 when the log is empty and begins after no snapshot; index + 1 when it begins after one.
+        """
         self.last_index = 0
+        self.snapshot = Mark()
+        """The snapshot that was noted last, installed or not."""
         self._failed = False
         self._segments = [
             _Segment(int(path.stem.split("-")[0]), path, int(path.stem.split("-")[1]), 0)
@@ -104,6 +137,11 @@ class Wal:
         ]
         self._fd = -1
         self._offset = 0
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._lowest = self._last = 0
+        """Of the entries that wait: the lowest index, and the last; 0 when there is none."""
+        self._waiting_state: HardState | None = None
         self._check()
         if not self._segments:
             self._start_segment(1)
@@ -124,8 +162,8 @@ class Wal:
             kept: dict[int, Entry] = {}
             for _, records in _frames(segment.path, self._on_bad_frame(position)):
                 for kind, body in records:
-                    if kind == _KIND_ENTRY:
-                        entry = _entry(body)
+                    if kind in (_KIND_ENTRY, _KIND_MARKED_ENTRY):
+                        entry = _entry(kind, body)
                         if entry.index in kept:
                             for index in range(entry.index, max(kept) + 1):
                                 kept.pop(index, None)
@@ -134,28 +172,49 @@ class Wal:
                 if index > after and (not replaced_from or index < replaced_from):
                     yield kept[index]
 
-    def append(self, entries: Sequence[Entry], hard_state: HardState | None = None) -> None:
-        """Writes and syncs. Returns when all of it is on disk; raises OSError when that is unsure.
+    def append(
+        self, entries: Sequence[LogEntry], hard_state: tuple[int, int, int] | None = None
+    ) -> None:
+        """`write` and `sync`: returns when all of it is on disk."""
+        self.write(entries, hard_state)
+        self.sync()
+
+    def write(
+        self, entries: Sequence[LogEntry], hard_state: tuple[int, int, int] | None = None
+    ) -> None:
+        """Adds to what the next `sync` writes. Nothing of it may be relied on before that."""
+        parts = self._waiting
+        for entry in entries:
+            data = entry.data
+            if entry.kind:
+                head = _MARKED_ENTRY.pack(entry.kind, entry.term, entry.index)
+                parts += (_RECORD.pack(_KIND_MARKED_ENTRY, len(head) + len(data)), head, data)
+            else:
+                head = _ENTRY.pack(entry.term, entry.index)
+                parts += (_RECORD.pack(_KIND_ENTRY, len(head) + len(data)), head, data)
+            self._waiting_bytes += len(data)
+        if entries:
+            self._lowest = min(self._lowest or entries[0].index, entries[0].index)
+            self._last = entries[-1].index
+        if hard_state is not None:
+            self._waiting_state = HardState(*hard_state)
+            parts += _hard_state_record(self._waiting_state)
+        if self._waiting_bytes > _FULL_FRAME:
+            self.sync()
+
+    def sync(self) -> None:
+        """Writes what was added since the last sync, as one frame, and syncs. Returns when all of
+        it is on disk; raises OSError when that is unsure.
 
         Blocks; releases the GIL; for a worker thread.
         """
         if self._failed:
             raise OSError("the log has failed before and takes no more")
-        parts: list[bytes] = []
-        for entry in entries:
-            parts += (
-                _RECORD.pack(_KIND_ENTRY, _ENTRY.size + len(entry.data)),
-                _ENTRY.pack(entry.term, entry.index),
-                entry.data,
-            )
-        if hard_state is not None:
-            parts += (
-                _RECORD.pack(_KIND_HARD_STATE, _HARD_STATE.size),
-                _HARD_STATE.pack(*hard_state),
-            )
-        frame = _frame(parts)
+        if not self._waiting:
+            return
+        frame = _frame(self._waiting)
         try:
-            first = entries[0].index if entries else self.last_index + 1
+            first = self._lowest or self.last_index + 1
             # A segment's name is its lowest index: what replaces entries before it goes elsewhere.
             if self._offset + len(frame) > SEGMENT_BYTES or first < self._segments[-1].first:
                 self._roll(first)
@@ -165,18 +224,57 @@ class Wal:
             self._failed = True
             raise
         self._offset += len(frame)
-        if entries:
-            self.first_index = self.first_index or entries[0].index
-            self.last_index = self._segments[-1].last = entries[-1].index
-        if hard_state is not None:
-            self.hard_state = hard_state
+        if self._last:
+            self.first_index = self.first_index or self._lowest
+            self.last_index = self._segments[-1].last = self._last
+        self.hard_state = self._waiting_state or self.hard_state
+        self._waiting, self._waiting_bytes, self._waiting_state = [], 0, None
+        self._lowest = self._last = 0
+
+    def note_snapshot(self, index: int, term: int) -> None:
+        """Notes, on disk, that a snapshot is about to be installed: from now on, a state machine
+        that is at `index` while the log is not can be explained. See `reconcile`.
+        """
+        self._waiting += _mark_record(_KIND_SNAPSHOT, Mark(index, term))
+        self.sync()
+        self.snapshot = Mark(index, term)
+
+    def reset(self, index: int, term: int) -> None:
+        """Drops all entries: from now on the log begins after a snapshot. The hard state stays.
+
+        A crash leaves the log as it was or as it will be.
+        """
+        self.sync()
+        self.snapshot = Mark(index, term)
+        try:
+            self._end_segment()
+            self._start_segment(index + 1, begins=True)
+            self._drop(len(self._segments) - 1)
+        except OSError:
+            self._failed = True
+            raise
+        self.first_index, self.last_index = index + 1, index
+
+    def reconcile(self, applied: int) -> None:
+        """Finishes a reset that a crash has kept from happening. `applied` is where the state
+        machine is: if that is the snapshot that was noted last, and the log does not lead to it,
+        then the snapshot was installed and the log is of before.
+        """
+        index, term = self.snapshot.index, self.snapshot.term
+        if applied != index or not index or self.first_index > index:
+            return
+        entry = next(self.entries(index - 1), None) if self.last_index >= index else None
+        # An entry of that index and term was preceded by all that the snapshot stands for (paper,
+        # figure 3, log matching).
+        if entry is None or entry.term != term:
+            self.reset(index, term)
 
     def drop_before(self, index: int) -> None:
         """Removes segments all of whose entries have an index below `index`."""
-        while len(self._segments) > 1 and self._segments[0].last < index:
-            self._segments.pop(0).path.unlink()
-            self.first_index = self._segments[0].first
-        _sync_directory(self.directory)
+        number = 0
+        while number < len(self._segments) - 1 and self._segments[number].last < index:
+            number += 1
+        self._drop(number)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -188,22 +286,38 @@ class Wal:
         while written < len(data):
             written += os.pwrite(self._fd, data[written:], self._offset + written)
 
+    def _drop(self, number: int) -> None:
+        """Removes the first segments, the oldest first, so that a crash leaves no gap."""
+        if number:
+            for segment in self._segments[:number]:
+                segment.path.unlink()
+            del self._segments[:number]
+            self.first_index = self._segments[0].first
+            _sync_directory(self.directory)
+
     def _roll(self, first: int) -> None:
-        # Closed segments end where their frames end; the hard state begins the next one.
+        self._end_segment()
+        self._start_segment(first)
+
+    def _end_segment(self) -> None:
+        """Closed segments end where their frames end."""
         os.ftruncate(self._fd, self._offset)
         os.fsync(self._fd)
         os.close(self._fd)
-        self._start_segment(first)
+        self._fd = -1
 
-    def _start_segment(self, first: int) -> None:
+    def _start_segment(self, first: int, begins: bool = False) -> None:
+        """Begins a segment, which has its name only once what it begins with is on disk."""
         sequence = self._segments[-1].sequence + 1 if self._segments else 1
         path = self.directory / f"{sequence:016d}-{first:020d}.log"
-        self._fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        unfinished = self.directory / "next"
+        self._fd = os.open(unfinished, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
         self._offset = 0
         _allocate(self._fd, 0)
-        self._segments.append(_Segment(sequence, path, first, first - 1))
-        self._write_hard_state()
+        self._write_beginning(begins)
+        unfinished.rename(path)
         _sync_directory(self.directory)
+        self._segments.append(_Segment(sequence, path, first, first - 1))
 
     def _reopen(self) -> None:
         self._fd = os.open(self._segments[-1].path, os.O_WRONLY)
@@ -213,37 +327,46 @@ class Wal:
         if self._offset:
             os.fsync(self._fd)
         else:
-            self._write_hard_state()
+            self._write_beginning()
 
-    def _write_hard_state(self) -> None:
-        """Begins a segment: what is in earlier ones may be dropped."""
-        frame = _frame(
-            [
-                _RECORD.pack(_KIND_HARD_STATE, _HARD_STATE.size),
-                _HARD_STATE.pack(*self.hard_state),
-            ]
-        )
+    def _write_beginning(self, begins: bool = False) -> None:
+        """Begins a segment with what must not go with earlier ones when they are dropped."""
+        records = [*_hard_state_record(self.hard_state)]
+        if self.snapshot.index:
+            records += _mark_record(_KIND_BEGINNING if begins else _KIND_SNAPSHOT, self.snapshot)
+        frame = _frame(records)
         self._write(frame)
         self._offset = len(frame)
         os.fsync(self._fd)
 
     def _check(self) -> None:
         """Reads all frames: finds the ends of the log, the hard state, and damage."""
+        begins_at = 0
+        damage: DamagedLogError | None = None
         for position, segment in enumerate(self._segments):
             segment.last = segment.first - 1
             self._offset = 0
             for end, records in _frames(segment.path, self._on_bad_frame(position)):
                 self._offset = end
                 for kind, body in records:
-                    if kind == _KIND_ENTRY:
-                        segment.last = _ENTRY.unpack_from(body)[1]
+                    if kind in (_KIND_ENTRY, _KIND_MARKED_ENTRY):
+                        segment.last = _entry(kind, body[: _MARKED_ENTRY.size]).index
                     elif kind == _KIND_HARD_STATE:
                         self.hard_state = HardState(*_HARD_STATE.unpack(body))
+                    else:
+                        self.snapshot = Mark(*_MARK.unpack(body))
+                        if kind == _KIND_BEGINNING:
+                            begins_at = position
             expected = self.last_index + 1
-            if position and segment.first > expected:
-                raise DamagedLogError(segment.path, 0, f"entry {expected} is missing")
+            if begins_at == position:
+                damage = None
+            elif segment.first > expected:
+                damage = DamagedLogError(segment.path, 0, f"entry {expected} is missing")
             self.last_index = max(segment.last, segment.first - 1)
+        if damage is not None:
+            raise damage
         if self._segments:
+            self._drop(begins_at)
             self.first_index = self._segments[0].first if self.last_index else 0
 
     def _on_bad_frame(self, position: int) -> "Callable[[bytes, int], None]":
@@ -269,9 +392,20 @@ def _frame(records: list[bytes]) -> bytes:
     return _FRAME.pack(_MAGIC, zlib.crc32(body, crc), len(body), crc) + body
 
 
-def _entry(body: bytes) -> Entry:
-    term, index = _ENTRY.unpack_from(body)
-    return Entry(term, index, body[_ENTRY.size :])
+def _hard_state_record(state: HardState) -> tuple[bytes, bytes]:
+    return _RECORD.pack(_KIND_HARD_STATE, _HARD_STATE.size), _HARD_STATE.pack(*state)
+
+
+def _mark_record(kind: int, mark: Mark) -> tuple[bytes, bytes]:
+    return _RECORD.pack(kind, _MARK.size), _MARK.pack(mark.index, mark.term)
+
+
+def _entry(kind: int, body: bytes) -> Entry:
+    if kind == _KIND_ENTRY:
+        term, index = _ENTRY.unpack_from(body)
+        return Entry(term, index, body[_ENTRY.size :])
+    mark, term, index = _MARKED_ENTRY.unpack_from(body)
+    return Entry(term, index, body[_MARKED_ENTRY.size :], mark)
 
 
 def _frames(

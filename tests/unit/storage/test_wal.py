@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rusd.storage import wal as wal_module
-from rusd.storage.wal import DamagedLogError, Entry, HardState, Wal
+from rusd.storage.wal import DamagedLogError, Entry, HardState, Mark, Wal
 
 SECTOR = 512
 
@@ -357,4 +357,187 @@ def test_a_short_write_is_carried_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     log = Wal(tmp_path)
     assert contents(log) == [Entry(1, 1, noise(100))]
+    log.close()
+
+
+def test_an_entrys_kind_comes_back(tmp_path: Path) -> None:
+    log = Wal(tmp_path)
+    entries = [Entry(1, 1, b"a"), Entry(1, 2, b"b", 1), Entry(2, 3, b"", 1), Entry(2, 4, b"")]
+    log.append(entries[:2])
+    log.append(entries[2:])
+    assert contents(log) == entries
+    log.close()
+    log = Wal(tmp_path)
+    assert contents(log) == entries
+    assert (log.first_index, log.last_index) == (1, 4)
+    log.close()
+
+
+def test_what_was_written_together_is_synced_once_and_is_there_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    syncs: list[int] = []
+    fdatasync = os.fdatasync
+
+    def counted(fd: int) -> None:
+        syncs.append(fd)
+        fdatasync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
+    log = Wal(tmp_path / "log")
+    log.append([Entry(1, 1, b"a"), Entry(1, 2, b"replaced"), Entry(1, 3, b"replaced")])
+    log.write([Entry(1, 4, b"replaced")])
+    log.write([Entry(2, 2, b"b")], HardState(2, 7, 1))
+    log.write([], HardState(2, 7, 2))
+    assert len(syncs) == 1
+    shutil.copytree(tmp_path / "log", tmp_path / "before")
+    log.sync()
+    log.sync()
+    assert len(syncs) == 2
+    expected = [Entry(1, 1, b"a"), Entry(2, 2, b"b")]
+    assert (contents(log), log.last_index) == (expected, 2)
+    assert log.hard_state == HardState(2, 7, 2)
+    log.close()
+    log = Wal(tmp_path / "log")
+    assert (contents(log), log.last_index, log.hard_state) == (expected, 2, HardState(2, 7, 2))
+    log.close()
+    before = Wal(tmp_path / "before")
+    assert (before.last_index, before.hard_state) == (3, HardState())
+    before.close()
+
+
+def test_a_large_write_does_not_wait_for_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal_module, "_FULL_FRAME", 1000)
+    log = Wal(tmp_path)
+    log.write([Entry(1, 1, bytes(600))])
+    assert log.last_index == 0
+    log.write([Entry(1, 2, bytes(600))])
+    assert log.last_index == 2
+    log.close()
+
+
+def test_after_a_reset_the_log_begins_after_the_snapshot(tmp_path: Path) -> None:
+    log = Wal(tmp_path)
+    for index in range(1, 11):
+        log.append([Entry(1, index, noise(900, index))], HardState(1, 7, index))
+    log.write([], HardState(3, 8, 10))
+    log.note_snapshot(7, 2)
+    assert (log.snapshot, log.last_index) == (Mark(7, 2), 10)
+    log.reset(7, 2)
+    for _ in range(2):
+        assert contents(log) == []
+        assert (log.first_index, log.last_index) == (8, 7)
+        assert (log.snapshot, log.hard_state) == (Mark(7, 2), HardState(3, 8, 10))
+        assert len(segments(tmp_path)) == 1
+        log.close()
+        log = Wal(tmp_path)
+    more = [Entry(3, index, noise(900, index)) for index in range(8, 20)]
+    for entry in more:
+        log.append([entry])
+    log.drop_before(18)
+    log.close()
+    log = Wal(tmp_path)
+    assert contents(log, 17) == more[10:]
+    assert (log.snapshot, log.hard_state) == (Mark(7, 2), HardState(3, 8, 10))
+    log.close()
+
+
+def test_a_log_may_be_reset_to_a_snapshot_far_ahead(tmp_path: Path) -> None:
+    log = Wal(tmp_path)
+    log.append([Entry(1, 1, b"a")])
+    log.reset(1000, 5)
+    log.append([Entry(5, 1001, b"b")])
+    log.close()
+    log = Wal(tmp_path)
+    assert (log.first_index, log.last_index) == (1001, 1001)
+    assert contents(log) == [Entry(5, 1001, b"b")]
+    log.close()
+
+
+class CrashError(Exception):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("snapshot", [Mark(4, 2), Mark(12, 2), Mark(1000, 2)])
+def test_a_crash_anywhere_in_a_reset_leaves_the_log_of_before_or_of_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: Mark
+) -> None:
+    """And when the state machine is at the snapshot already, `reconcile` finishes the reset."""
+    entries = [Entry(1, index, noise(900, index)) for index in range(1, 13)]
+    changes = ("ftruncate", "fsync", "posix_fallocate", "pwrite", "rename", "unlink")
+    seen = set()
+    for survived in range(1000):
+        directory = tmp_path / str(survived)
+        log = Wal(directory)
+        for entry in entries:
+            log.append([entry], HardState(2, 3, 4))
+        log.note_snapshot(snapshot.index, snapshot.term)
+        left = survived
+
+        def counted(call: Callable[..., object]) -> Callable[..., object]:
+            def change(*arguments: object) -> object:
+                nonlocal left
+                if left == 0:
+                    raise CrashError
+                left -= 1
+                return call(*arguments)
+
+            return change
+
+        with monkeypatch.context() as patched:
+            for name in changes:
+                owner = Path if name in ("rename", "unlink") else os
+                patched.setattr(owner, name, counted(getattr(owner, name)))
+            try:
+                log.reset(snapshot.index, snapshot.term)
+                finished = True
+            except CrashError:
+                finished = False
+        shutil.copytree(directory, tmp_path / "copy")
+        log = Wal(tmp_path / "copy")
+        before = (contents(log), log.last_index) == (entries, 12)
+        after = (contents(log), log.last_index) == ([], snapshot.index)
+        assert before or after
+        assert log.snapshot == snapshot
+        assert log.hard_state == HardState(2, 3, 4)
+        seen.add((before, finished))
+        log.reconcile(snapshot.index)
+        assert (contents(log), log.last_index, log.first_index) == (
+            [],
+            snapshot.index,
+            snapshot.index + 1,
+        )
+        log.close()
+        shutil.rmtree(tmp_path / "copy")
+        if finished:
+            break
+    assert seen == {(True, False), (False, False), (False, True)}
+
+
+def test_a_log_that_leads_to_the_snapshot_is_kept(tmp_path: Path) -> None:
+    """A snapshot may be noted and never installed: the log went on and got there by itself."""
+    log = Wal(tmp_path)
+    log.append([Entry(1, index, b"") for index in range(1, 4)])
+    log.note_snapshot(5, 2)
+    entries = [Entry(2, index, b"") for index in range(4, 9)]
+    log.append(entries)
+    log.reconcile(4)
+    log.reconcile(5)
+    log.close()
+    log = Wal(tmp_path)
+    log.reconcile(5)
+    assert contents(log, 3) == entries
+    log.close()
+
+
+def test_a_log_of_another_branch_is_dropped(tmp_path: Path) -> None:
+    log = Wal(tmp_path)
+    log.append([Entry(1, index, b"") for index in range(1, 9)])
+    log.note_snapshot(5, 2)
+    log.reconcile(4)
+    assert log.last_index == 8
+    log.reconcile(5)
+    assert (contents(log), log.last_index) == ([], 5)
     log.close()
