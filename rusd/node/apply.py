@@ -16,7 +16,7 @@ from rusd.mvcc.keyspace import Applied, Keyspace
 from rusd.mvcc.txn import Plan, Result
 from rusd.node.alarms import AlarmError, Alarms, CorruptError
 from rusd.node.entry import Kind, decode
-from rusd.node.membership import Membership
+from rusd.node.membership import MemberChange, Membership, MembershipError, Rows
 from rusd.pb import rpc_pb2
 from rusd.pb.rpc_pb2 import (
     AlarmRequest,
@@ -27,6 +27,7 @@ from rusd.pb.rpc_pb2 import (
     LeaseRevokeRequest,
     Member,
 )
+from rusd.raft.message import ConfState
 
 REFUSALS: Final = (KeyspaceError, LeaseError, AlarmError)
 """What a request may raise when it is applied: the request alone fails."""
@@ -163,9 +164,24 @@ class Applier:
             self.handlers[Kind.PUT] = self.handlers[Kind.LEASE_GRANT] = refuse
             self.handlers[Kind.TXN] = lambda plan: refuse(plan) if _adds(plan) else self._txn(plan)
 
+    def change_members(self, change: MemberChange) -> MembershipError | None:
+        """Changes the members; returns why not, where the members as they are do not allow it."""
+        try:
+            self._store(self.membership.apply(change))
+        except MembershipError as refusal:
+            return refusal
+        return None
+
+    def set_conf_state(self, conf_state: ConfState) -> None:
+        """Notes the configuration that Raft has now."""
+        self._store(self.membership.set_conf_state(conf_state))
+
+    def _store(self, rows: Rows) -> None:
+        for name, row in rows:
+            self.keyspace.set_state(name, row)
+
     def _member(self, request: Member) -> Result:
-        self.membership.members[request.ID] = request
-        self.keyspace.set_state(Membership.row_name(request.ID), request.SerializeToString())
+        self._store(self.membership.publish(request))
         return self.keyspace.revision, b""
 
 

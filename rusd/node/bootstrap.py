@@ -9,8 +9,9 @@ from rusd.mvcc.keyspace import Keyspace
 from rusd.mvcc.tables import rows
 from rusd.node.alarms import Alarms
 from rusd.node.apply import Applier
-from rusd.node.membership import CLUSTER_ROW, Membership
+from rusd.node.membership import Membership
 from rusd.pb.rpc_pb2 import Member
+from rusd.raft.message import ConfState
 from rusd.storage.engine import Engine
 from rusd.storage.wal import Wal
 
@@ -53,23 +54,18 @@ def recover(engine: Engine, wal: Wal, lessor: Lessor, identity: Identity, log: L
 
 
 def _membership(keyspace: Keyspace, identity: Identity) -> Membership:
-    state = keyspace.tables.state
-    stored: bytes | None = state.get(CLUSTER_ROW)
-    if stored is None:
+    membership = Membership.load(keyspace.tables.state)
+    if membership is None:
+        local = identity.member.ID
         membership = Membership(
-            identity.cluster_id, identity.member.ID, {identity.member.ID: identity.member}
+            identity.cluster_id,
+            local,
+            {local: identity.member},
+            conf_state=ConfState(voters=(local,)),
         )
-        keyspace.set_state(CLUSTER_ROW, membership.cluster_row())
-        keyspace.set_state(
-            Membership.row_name(identity.member.ID), identity.member.SerializeToString()
-        )
-        return membership
-    members = [Member.FromString(row) for _, row in rows(state, *Membership.row_range())]
-    return Membership(
-        int.from_bytes(stored[:8], "big"),
-        int.from_bytes(stored[8:], "big"),
-        {member.ID: member for member in members},
-    )
+        for name, row in membership.rows():
+            keyspace.set_state(name, row)
+    return membership
 
 
 def _replay(applier: Applier, wal: Wal, log: Logger) -> None:
