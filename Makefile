@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 DATA ?= default.etcd
+CLUSTER_DATA ?= cluster.etcd
 SOAK_RUNS ?= 100
 KILLS ?= 300
 
-.PHONY: help run test lint protos bench soak dist lock clean
+.PHONY: help run cluster test lint protos bench soak dist lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,6 +22,9 @@ $(READY): requirements.lock pyproject.toml
 
 run: $(READY)  ## serve one member on 127.0.0.1:2379, data in ./default.etcd (DATA=...)
 	$(BIN)/rusd --data-dir $(DATA)
+
+cluster: $(READY)  ## serve three members on 127.0.0.1:2379, 22379 and 32379, data in ./cluster.etcd (CLUSTER_DATA=...)
+	$(BIN)/python -m cluster.local --data $(CLUSTER_DATA) $(CLUSTER_ARGS)
 
 test: lint  ## lint, type-check and run all tests
 	$(BIN)/pytest $(PYTEST_ARGS)

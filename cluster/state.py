@@ -1,0 +1,157 @@
+"""What the members of a cluster say of themselves over the client API, and a table of it."""
+
+import http.client
+import sys
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TypeVar
+
+import click
+import grpc
+from google.protobuf.message import Message
+
+from rusd.pb import rpc_pb2 as rpc
+
+_ANSWER_SECONDS = 1.0
+_HEADINGS = ("NAME", "CLIENT", "ID", "ROLE", "TERM", "INDEX", "REVISION", "DB SIZE", "HEALTH")
+
+Response = TypeVar("Response", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One member: what it answered (None: nothing), and in a word how it is."""
+
+    name: str
+    url: str
+    status: rpc.StatusResponse | None
+    health: str
+
+    @property
+    def role(self) -> str:
+        """leader, follower or learner, or that it knows no leader."""
+        if self.status is None:
+            return "-"
+        if self.status.isLearner:
+            return "learner"
+        if not self.status.leader:
+            return "no leader"
+        return "leader" if self.status.leader == self.status.header.member_id else "follower"
+
+    def cells(self) -> tuple[str, ...]:
+        """The row's texts, one for each heading."""
+        if self.status is None:
+            return (self.name, self.url, *"------", self.health)
+        status = self.status
+        return (
+            *(self.name, self.url, f"{status.header.member_id:x}", self.role),
+            *(f"{status.raftTerm}", f"{status.raftIndex}", f"{status.header.revision}"),
+            *(_size(status.dbSize), self.health),
+        )
+
+
+def _size(octets: int) -> str:
+    """In etcdctl's units."""
+    if octets < 1_000_000:
+        return f"{octets / 1e3:.0f} kB"
+    return f"{octets / 1e6:.1f} MB" if octets < 1_000_000_000 else f"{octets / 1e9:.1f} GB"
+
+
+def poll(urls: Mapping[str, str], ends: Mapping[str, str]) -> list[Row]:
+    """Ask all members by name and client URL, and those that they know besides.
+
+    `ends` has how the processes ended that are gone. Takes a few seconds where some do not answer.
+    """
+    with ThreadPoolExecutor(2 * len(urls)) as threads:
+        rows = list(threads.map(lambda name: _ask(name, urls[name], ends.get(name)), urls))
+        listed = next(filter(None, threads.map(_members, urls.values())), [])
+        others = [member for member in listed if not set(member.clientURLs) & set(urls.values())]
+        return [*rows, *threads.map(_ask_other, others)]
+
+
+def _ask_other(member: rpc.Member) -> Row:
+    if not member.clientURLs:
+        return Row(member.name or "(added)", member.peerURLs[0], None, "not started")
+    return _ask(member.name, member.clientURLs[0], None)
+
+
+def _ask(name: str, url: str, end: str | None) -> Row:
+    """Ask one member; also if its process ended, for it may have been started again by hand."""
+    status = _call(url, "Maintenance/Status", rpc.StatusRequest(), rpc.StatusResponse)
+    if status is None:
+        return Row(name, url, None, f"ended: {end}" if end else "no answer")
+    return Row(name, url, status, _health(url))
+
+
+def _members(url: str) -> Sequence[rpc.Member]:
+    listed = _call(url, "Cluster/MemberList", rpc.MemberListRequest(), rpc.MemberListResponse)
+    return listed.members if listed is not None else []
+
+
+def _call(url: str, method: str, request: Message, response: type[Response]) -> Response | None:
+    """One call; None if it fails."""
+    # A subchannel of its own: a shared one waits out its back-off when a member is started again.
+    options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
+    with grpc.insecure_channel(urllib.parse.urlsplit(url).netloc, options) as channel:
+        call = channel.unary_unary(
+            f"/etcdserverpb.{method}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=response.FromString,
+        )
+        try:
+            answer = call(request, timeout=_ANSWER_SECONDS)
+        except grpc.RpcError:
+            return None
+        assert isinstance(answer, response)
+        return answer
+
+
+def _health(url: str) -> str:
+    """A word for what /health answers, which takes a linearizable read."""
+    connection = http.client.HTTPConnection(
+        urllib.parse.urlsplit(url).netloc, timeout=_ANSWER_SECONDS
+    )
+    with closing(connection):
+        try:
+            connection.request("GET", "/health")
+            return "healthy" if connection.getresponse().status == 200 else "unhealthy"
+        except (OSError, http.client.HTTPException):
+            return "unhealthy"
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Lines of equal columns under headings."""
+    lines = [_HEADINGS, *(row.cells() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+class Screen:
+    """Shows the table: on a terminal in place, elsewhere only when roles or health change."""
+
+    def __init__(self) -> None:
+        self._lines = 0
+        self._shown: list[tuple[str, ...]] | None = None
+
+    def forget(self) -> None:
+        """Begin the next table below what else was printed."""
+        self._lines = 0
+
+    def show(self, rows: Sequence[Row]) -> None:
+        """Print the table, over the last one on a terminal."""
+        lines = table(rows)
+        if sys.stdout.isatty():
+            up = f"\x1b[{self._lines}A" if self._lines else ""
+            click.echo(up + "\n".join(f"{line}\x1b[K" for line in lines) + "\x1b[J")
+            self._lines = len(lines)
+            return
+        what: list[tuple[str, ...]] = [(row.name, row.role, row.health) for row in rows]
+        if what != self._shown:
+            self._shown = what
+            click.echo("\n".join(lines))
