@@ -1,0 +1,97 @@
+"""Connecting to a member: TCP (or TLS), then the hello."""
+
+import asyncio
+from collections.abc import Iterator
+
+from rusd.config import parse_url
+from rusd.node.peer_connection import Connection, Local
+from rusd.node.peer_wire import (
+    PROTOCOL,
+    Hello,
+    Purpose,
+    Reason,
+    RefusedError,
+    Welcome,
+    decode_welcome,
+    encode_hello,
+)
+
+
+async def dial(local: Local, url: str, hello: Hello) -> Connection:
+    """Connect to a peer URL and say hello; the connection that comes back is held.
+
+    Raises RefusedError, or OSError (TimeoutError is one) when there is no member at `url`.
+    """
+    greeting = _Greeting()
+    loop = asyncio.get_running_loop()
+    try:
+        place = parse_url(url)
+    except ValueError as error:
+        raise OSError(str(error)) from None
+    if place.scheme not in ("http", "https"):
+        raise OSError(f"peer URLs of scheme {place.scheme} are not supported: {url}")
+    if place.scheme == "https" and local.tls is None:
+        raise OSError(f"no TLS is configured for {url}")
+    connection = Connection(local, greeting)
+    try:
+        async with asyncio.timeout(local.limits.connect_timeout):
+            await loop.create_connection(
+                lambda: connection,
+                place.host,
+                place.port,
+                ssl=local.tls if place.scheme == "https" else None,
+            )
+    except TimeoutError:
+        connection.abort("given up")
+        raise TimeoutError(f"dial {place.host}:{place.port}: i/o timeout") from None
+    except UnicodeError as error:
+        raise OSError(f"dial {place.host}: {error}") from None
+    try:
+        connection.put(encode_hello(hello))
+        connection.flush()
+        async with asyncio.timeout(local.limits.hello_timeout):
+            welcome = await greeting.welcome
+        _check(hello, welcome)
+    except TimeoutError:
+        connection.abort("no answer to the hello in time")
+        raise TimeoutError(f"{url}: no answer to the hello in time") from None
+    except BaseException:
+        connection.abort("given up")
+        raise
+    return connection
+
+
+def _check(hello: Hello, welcome: Welcome) -> None:
+    """Hold the other side to what was dialed. It has checked too, so this finds only impostors."""
+    if welcome.protocol != PROTOCOL:
+        text = f"peer protocol {welcome.protocol} instead of {PROTOCOL}"
+        raise RefusedError(Reason.PROTOCOL, text)
+    if hello.purpose == Purpose.ASK:
+        return
+    if welcome.cluster != hello.cluster:
+        text = f"request cluster ID mismatch (got {welcome.cluster:x} want {hello.cluster:x})"
+        raise RefusedError(Reason.CLUSTER_MISMATCH, text)
+    if welcome.member != hello.to:
+        text = f"this is member {welcome.member:x}, not {hello.to:x}"
+        raise RefusedError(Reason.WRONG_MEMBER, text)
+
+
+class _Greeting:
+    """Owns a connection until the hello is answered."""
+
+    def __init__(self) -> None:
+        self.welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
+
+    def frames(self, connection: Connection, frames: Iterator[tuple[int, bytes]]) -> None:
+        for kind, payload in frames:
+            if not self.welcome.done():
+                connection.hold()
+                try:
+                    self.welcome.set_result(decode_welcome(kind, payload))
+                except RefusedError as error:
+                    self.welcome.set_exception(error)
+            return
+
+    def lost(self, _connection: Connection, reason: str) -> None:
+        if not self.welcome.done():
+            self.welcome.set_exception(ConnectionResetError(reason))
