@@ -158,7 +158,7 @@ class Persisted:
     """What a member had on disk when it stopped, or has when it is new.
 
     `snapshot` is where its state machine is: everything up to that index is applied. `entries`
-    follow it without a gap.
+    have no gap; they follow it, or begin before it, for the sake of followers that lag.
     """
 
     snapshot: Snapshot
