@@ -60,6 +60,8 @@ class PeerLimits:
     max_pending: int = 64
     """Accepted connections that have not said hello; the oldest goes for the next."""
     max_askers: int = 16
+    max_visitors: int = 16
+    """Members that this one has not heard of yet."""
     max_streams: int = 4
     """Connections of one member with a purpose of their own."""
 

@@ -46,9 +46,12 @@ class Acceptor:
         self,
         local: Local,
         receive: Callable[[Sequence[Message]], None],
-        arrived: Callable[[int], None],
+        arrived: Callable[[int, Sequence[str]], None],
+        left: Callable[[int], None],
     ) -> None:
-        """`arrived` is told the member whose CONTROL connection was accepted: it is there."""
+        """`arrived` is told a member that is there, and where it says it is, when its CONTROL
+        connection was accepted; `left`, when a CONTROL connection was lost.
+        """
         self.local = local
         self.receive = receive
         self.members: Collection[int] = ()
@@ -59,6 +62,7 @@ class Acceptor:
         self.tasks: set[asyncio.Task[None]] = set()
         """Calls that are answered."""
         self._arrived = arrived
+        self._left = left
         self._pending: dict[Connection, None] = {}
         self._lanes: dict[tuple[int, int], _Inbound] = {}
         self._askers: set[Connection] = set()
@@ -81,9 +85,10 @@ class Acceptor:
 
     def update(self, members: Collection[int], removed: Collection[int]) -> None:
         """These may connect, and those are told that they were removed."""
+        before = self.members
         self.members, self.removed = members, removed
         for (member, _), lane in list(self._lanes.items()):
-            if member not in members:
+            if member in removed or (member in before and member not in members):
                 self._dismiss(member, lane.connection)
         for member in [member for member in self._open_streams if member not in members]:
             for task in self._open_streams[member]:
@@ -139,7 +144,7 @@ class Acceptor:
         if hello.to != local.member_id:
             text = f"this is member {local.member_id:x}, not {hello.to:x}"
             raise RefusedError(Reason.WRONG_MEMBER, text)
-        if hello.sender not in self.members:
+        if hello.sender not in self.members and not self._may_visit(hello):
             text = f"member {hello.sender:x} is not known to member {local.member_id:x}"
             raise RefusedError(Reason.UNKNOWN_MEMBER, text)
         if hello.purpose not in _LANES:
@@ -147,6 +152,18 @@ class Acceptor:
                 raise RefusedError(Reason.PURPOSE, f"unknown purpose {hello.purpose}")
             if len(self._open_streams.get(hello.sender, ())) >= local.limits.max_streams:
                 raise RefusedError(Reason.BUSY, "too many connections")
+
+    def _may_visit(self, hello: Hello) -> bool:
+        """Tell whether to hear one who is not known as a member, as it may be one: this member may
+        have been down while others took the places of all that it knows.
+        """
+        visitors = {member for member, _ in self._lanes if member not in self.members}
+        visitors.add(hello.sender)
+        return (
+            bool(hello.peer_urls)
+            and hello.sender not in (0, self.local.member_id)
+            and len(visitors) <= self.local.limits.max_visitors
+        )
 
     def _refuse(self, connection: Connection, hello: Hello, error: RefusedError) -> None:
         self._pending.pop(connection, None)
@@ -179,7 +196,7 @@ class Acceptor:
         if before is not None:
             before.connection.abort("replaced by a newer connection")
         if purpose == Purpose.CONTROL:
-            self._arrived(member)
+            self._arrived(member, hello.peer_urls)
 
     def _dismiss(self, member: int, connection: Connection) -> None:
         if member in self.removed:
@@ -204,6 +221,8 @@ class Acceptor:
         key = (lane.member, lane.purpose)
         if self._lanes.get(key) is lane:
             del self._lanes[key]
+            if lane.purpose == Purpose.CONTROL:
+                self._left(lane.member)
             self.local.log.debug(
                 "lost connection of remote peer", remote_peer_id=f"{lane.member:x}", error=reason
             )

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections import deque
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Final
@@ -43,14 +42,21 @@ class Peer:
         self.local = local
         self.member = member
         self.urls = tuple(urls)
+        self._heard_at: tuple[str, ...] = ()
         self.control = Lane(self, Purpose.CONTROL)
         self.bulk = Lane(self, Purpose.BULK)
         self._calls: dict[int, asyncio.Future[bytes]] = {}
         self._last_call = 0
         self._status: tuple[_Status, int] = (_Status.NEW, 0)
 
-    def wake(self) -> None:
-        """The member was heard of: try to connect now, not after the back-off."""
+    @property
+    def places(self) -> tuple[str, ...]:
+        """URLs to try: the member's, then those that it gave itself, if it has moved since."""
+        return self.urls + tuple(url for url in self._heard_at if url not in self.urls)
+
+    def arrived(self, urls: Sequence[str]) -> None:
+        """The member was heard: try to connect now, not after the back-off."""
+        self._heard_at = tuple(urls)
         self.control.wake()
         self.bulk.wake()
 
@@ -67,7 +73,7 @@ class Peer:
     async def open(self, purpose: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection of its own. Raises PeerUnreachableError."""
         error: Exception | None = None
-        for url in self.urls:
+        for url in self.places:
             try:
                 connection = await dial(self.local, url, self.local.hello(purpose, self.member))
                 return connection.detach()
@@ -186,14 +192,14 @@ class Lane:
     async def _keep(self) -> None:
         limits = self._peer.local.limits
         backoff = limits.max_backoff * _FIRST_BACKOFF
-        urls = deque(self._peer.urls)
+        found = ""
         while True:
             self._woken.clear()
-            for _ in range(len(urls)):
-                lasted = await self._connect(urls[0])
+            for url in sorted(self._peer.places, key=lambda url: url != found):
+                lasted = await self._connect(url)
                 if lasted is None:
-                    urls.rotate(-1)
                     continue
+                found = url
                 self._woken.clear()
                 if lasted > limits.max_backoff:
                     backoff = limits.max_backoff * _FIRST_BACKOFF

@@ -70,8 +70,10 @@ class Peers:
             self._report_removed,
             ssl,
         )
-        self._acceptor = Acceptor(self._local, receive, self._arrived)
+        self._acceptor = Acceptor(self._local, receive, self._arrived, self._left)
         self._peers: dict[int, Peer] = {}
+        self._visitors: set[int] = set()
+        """Members that have come of themselves; messages to them are sent as to others."""
         self._leaving: set[asyncio.Task[None]] = set()
         self._listeners: list[asyncio.Server] = []
         self._unreported: dict[int, None] = {}
@@ -98,16 +100,24 @@ class Peers:
 
         Connects to who is new or has new URLs, and closes what belongs to the others.
         """
-        for member in [member for member in self._peers if member not in members]:
+        stay = self._visitors.difference(removed)
+        for member in [m for m in self._peers if m not in members and m not in stay]:
             self._close(self._peers.pop(member), "no member any more")
         for member, urls in members.items():
             peer = self._peers.get(member)
+            if peer is not None and member in stay:
+                peer.urls = tuple(urls)
             if peer is not None and peer.urls != tuple(urls):
                 self._close(peer, "the member's peer URLs have changed")
                 peer = None
             if peer is None:
                 self._peers[member] = Peer(self._local, member, urls)
+        self._visitors = stay.difference(members)
         self._acceptor.update(frozenset(members), frozenset(removed))
+
+    def advertise(self, peer_urls: Sequence[str]) -> None:
+        """Set this member's own peer URLs, which it tells whom it connects to."""
+        self._local.peer_urls = tuple(peer_urls)
 
     def send(self, messages: Iterable[Message]) -> None:
         """Send each to its member; never waits. What cannot be sent is dropped."""
@@ -181,6 +191,7 @@ class Peers:
         for peer in self._peers.values():
             self._close(peer, "this member stops")
         self._peers.clear()
+        self._visitors.clear()
         self._acceptor.update((), ())
         for connection in list(self._local.connections):
             connection.close("this member stops")
@@ -196,10 +207,16 @@ class Peers:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    def _arrived(self, member: int) -> None:
-        peer = self._peers.get(member)
-        if peer is not None:
-            peer.wake()
+    def _arrived(self, member: int, urls: Sequence[str]) -> None:
+        if member not in self._peers:
+            self._visitors.add(member)
+            self._peers[member] = Peer(self._local, member, ())
+        self._peers[member].arrived(urls)
+
+    def _left(self, member: int) -> None:
+        if member in self._visitors:
+            self._visitors.discard(member)
+            self._close(self._peers.pop(member), "the connection of this visitor was lost")
 
     def _report_unreachable(self, member: int) -> None:
         if not self._unreported:
@@ -209,7 +226,7 @@ class Peers:
     def _tell_unreachable(self) -> None:
         members, self._unreported = self._unreported, {}
         for member in members:
-            if member in self._peers:
+            if member in self._peers and member not in self._visitors:
                 self._unreachable(member)
 
     def _report_removed(self) -> None:

@@ -131,11 +131,13 @@ class Relay:
     """
 
     PIECE = 4096
+    GRAIN = 0.005
 
     def __init__(self, target: int, rate: float | None = None) -> None:
         self._target = target
         self._rate = rate
         self._turn = asyncio.Lock()
+        self._due = 0.0
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -198,7 +200,9 @@ class Relay:
                 await self._open.wait()
                 if self._rate is not None:
                     async with self._turn:
-                        await asyncio.sleep(len(data) / self._rate)
+                        now = asyncio.get_running_loop().time()
+                        self._due = max(self._due, now) + len(data) / self._rate
+                        await asyncio.sleep(max(self._due - now - self.GRAIN, 0))
                 sink.write(data)
                 self.carried += len(data)
                 await sink.drain()

@@ -1,20 +1,29 @@
 """Members that talk over real sockets, in one event loop."""
 
 import asyncio
+import time
+from dataclasses import replace
 
 import pytest
 
 from rusd.node.peer_wire import Method, Purpose, encode_message
-from rusd.node.peers import PeerCallError, PeerUnreachableError, ask
+from rusd.node.peers import PeerCallError, PeerLimits, PeerUnreachableError, ask
 from rusd.raft.message import Entry, Message, MessageKind
 from tests.unit.node.peering import (
+    CLUSTER,
     DEADLINE,
+    QUICK,
     Node,
+    Relay,
+    connect,
     eventually,
     members,
     network,
     run,
 )
+
+NOWHERE = "http://127.0.0.1:1"
+"""A peer URL at which nobody is."""
 
 
 def append(to: int, sender: int, index: int, size: int = 10) -> Message:
@@ -110,11 +119,11 @@ def test_a_call_is_answered_with_its_own_body_or_error() -> None:
             bodies = [b"%d" % n for n in range(100)]
             calls = [one.peers.call(2, Method.MEMBERS, body, DEADLINE) for body in bodies]
             assert await asyncio.gather(*calls) == bodies
-            with pytest.raises(PeerCallError, match="^not for 1: x$"):
+            with pytest.raises(PeerCallError, match=r"^not for 1: x$"):
                 await one.peers.call(2, Method.PROMOTE, b"x", DEADLINE)
-            with pytest.raises(PeerCallError, match="^internal error$"):
+            with pytest.raises(PeerCallError, match=r"^internal error$"):
                 await one.peers.call(2, Method.VERSION, b"x", DEADLINE)
-            with pytest.raises(PeerCallError, match="^unknown method 2$"):
+            with pytest.raises(PeerCallError, match=r"^unknown method 2$"):
                 await one.peers.call(2, Method.KEEP_ALIVE, b"x", DEADLINE)
             assert len(two.logged("call of remote peer failed")) == 1
 
@@ -151,7 +160,8 @@ def test_a_call_fails_when_the_member_is_lost_in_the_middle() -> None:
 
             async def never(_member: int, _body: bytes) -> bytes:
                 begun.set()
-                return await asyncio.get_running_loop().create_future()
+                await asyncio.get_running_loop().create_future()
+                return b""
 
             two.peers.serve(Method.MEMBERS, never)
             call = asyncio.create_task(one.peers.call(2, Method.MEMBERS, b"", 2 * DEADLINE))
@@ -170,7 +180,7 @@ def test_one_who_is_no_member_may_ask_what_is_public() -> None:
         node.peers.serve(Method.MEMBERS, echo, public=True)
         node.peers.serve(Method.PROMOTE, echo)
         async with members(node):
-            urls = ["http://127.0.0.1:1", node.url]
+            urls = [NOWHERE, node.url]
             assert await ask(urls, Method.MEMBERS, b"who?", DEADLINE) == b"who?"
             with pytest.raises(PeerCallError, match="unknown method 4"):
                 await ask(urls, Method.PROMOTE, b"me", DEADLINE)
@@ -206,5 +216,330 @@ def test_a_stream_carries_bytes_both_ways_from_the_first_one() -> None:
             writer.close()
             with pytest.raises(PeerUnreachableError, match="purpose"):
                 await two.peers.open(1, Purpose.SNAPSHOT)
+
+    run(scenario())
+
+
+# Who may connect
+
+
+@pytest.mark.parametrize(
+    ("cluster", "claims", "reason"),
+    [
+        (CLUSTER + 1, 2, "request cluster ID mismatch"),
+        (CLUSTER, 3, "member 3 is not known"),
+        (CLUSTER, 4, "permanently removed"),
+    ],
+)
+def test_who_does_not_belong_here_is_refused_and_told_why_once(
+    cluster: int, claims: int, reason: str
+) -> None:
+    async def scenario() -> None:
+        one, other = Node(1), Node(claims, cluster)
+        async with members(one, other):
+            one.peers.update({2: [NOWHERE]}, [4])
+            relay = Relay(one.port)
+            await relay.start()
+            other.peers.update({1: [relay.url]}, ())
+            await eventually(lambda: relay.accepted > 12)
+            other.peers.send([heartbeat(1, claims)])
+            assert one.received == []
+            assert one.peers.active_since(claims) is None
+            assert len(one.logged(reason)) == 1
+            assert len(other.logged(reason)) == 1
+            assert other.removed == (1 if claims == 4 else 0)
+            assert one.removed == 0
+            await relay.stop()
+
+    run(scenario())
+
+
+def test_a_url_at_which_another_member_listens_is_refused() -> None:
+    async def scenario() -> None:
+        async with network(2) as (one, two):
+            third = Node(3)
+            async with members(third):
+                third.peers.update({2: [one.url]}, ())
+                await eventually(lambda: third.logged("this is member 1, not 2"))
+                assert one.received == two.received == []
+
+    run(scenario())
+
+
+def test_a_member_that_is_removed_is_told_and_can_send_nothing_more() -> None:
+    async def scenario() -> None:
+        async with network(3) as (one, two, three):
+            one.peers.update({2: [two.url]}, [3])
+            two.peers.update({1: [one.url]}, [3])
+            await eventually(lambda: three.removed)
+            three.peers.send([heartbeat(1, 3), heartbeat(2, 3)])
+            one.peers.send([heartbeat(3, 1), heartbeat(2, 1)])
+            await eventually(lambda: two.received)
+            assert one.received == []
+            assert two.received == [heartbeat(2, 1)]
+            assert three.removed == 1
+            assert one.removed == two.removed == 0
+            assert one.peers.active_since(3) is None
+            assert one.active(two)
+
+    run(scenario())
+
+
+def test_a_member_that_missed_how_all_others_were_replaced_is_reached_and_can_answer() -> None:
+    async def scenario() -> None:
+        behind, new = Node(1), Node(9)
+        async with members(behind, new):
+            behind.peers.update({2: [NOWHERE]}, ())
+            new.peers.advertise([new.url])
+            new.peers.update({1: [behind.url]}, ())
+            await eventually(lambda: behind.active(new))
+            new.peers.send([heartbeat(1, 9)])
+            behind.peers.send([append(9, 1, 1)])
+            await eventually(lambda: behind.received and new.received)
+            since = behind.peers.active_since(9)
+            behind.peers.update({9: [new.url]}, [2])
+            assert behind.peers.active_since(9) == since
+            behind.peers.send([append(9, 1, 2)])
+            await eventually(lambda: len(new.received) == 2)
+            assert 2 not in behind.unreachable
+            await new.stop()
+            await eventually(lambda: behind.peers.active_since(9) is None)
+            behind.peers.send([append(9, 1, 3)])
+            await eventually(lambda: 9 in behind.unreachable)
+
+    run(scenario())
+
+
+def test_visitors_are_few_and_forgotten_when_they_leave() -> None:
+    async def scenario() -> None:
+        limits = replace(QUICK, max_visitors=2)
+        one = Node(1, limits=limits)
+        visitors = [Node(member) for member in (7, 8, 9)]
+        async with members(one, *visitors):
+            for visitor in visitors:
+                visitor.peers.advertise([visitor.url])
+                visitor.peers.update({1: [one.url]}, ())
+            await eventually(lambda: one.logged("is not known"))
+            await eventually(lambda: sum(one.active(v) for v in visitors) == 2)
+            gone = next(v for v in visitors if one.active(v))
+            await gone.stop()
+            visitors.remove(gone)
+            await eventually(lambda: one.active(*visitors))
+
+    run(scenario())
+
+
+# Loss and return
+
+
+def test_a_member_that_is_killed_and_comes_back_is_connected_again() -> None:
+    async def scenario() -> None:
+        one, two = Node(1), Node(2)
+        async with members(one):
+            await two.listen()
+            port = two.port
+            connect([one, two])
+            await eventually(lambda: one.active(two))
+            await two.stop()
+            await eventually(lambda: one.peers.active_since(2) is None and 2 in one.unreachable)
+            again = Node(2)
+            await again.listen(port)
+            again.peers.update({1: [one.url]}, ())
+            await eventually(lambda: one.active(again))
+            one.peers.send([heartbeat(2, 1), append(2, 1, 1)])
+            await eventually(lambda: len(again.received) == 2)
+            assert len(one.logged("peer became active")) == 2
+            assert len(one.logged("lost connection with remote peer")) == 1
+            await again.stop()
+
+    run(scenario())
+
+
+def test_attempts_to_connect_back_off() -> None:
+    async def scenario() -> None:
+        one, relay = Node(1, limits=replace(QUICK, max_backoff=0.2)), Relay(1)
+        async with members(one):
+            await relay.start()
+            one.peers.update({2: [relay.url]}, ())
+            # Two lanes: from 5 ms to 200 ms at half of it. Without back-off there are thousands.
+            await asyncio.sleep(1.0)
+            assert 2 <= relay.accepted <= 2 * (7 + 10)
+            assert len(one.logged("remote peer cannot be reached")) == 1
+            await relay.stop()
+
+    run(scenario())
+
+
+def test_every_peer_url_of_a_member_is_tried() -> None:
+    async def scenario() -> None:
+        one, two = Node(1), Node(2)
+        async with members(one, two):
+            one.peers.update({2: [NOWHERE, "unix://a:1", "http://256.0.0.1:1", two.url]}, ())
+            two.peers.update({1: [one.url]}, ())
+            await eventually(lambda: one.active(two))
+
+    run(scenario())
+
+
+def test_new_peer_urls_are_connected_to_in_place_of_the_old_ones() -> None:
+    async def scenario() -> None:
+        async with network(2) as (one, two):
+            relay = Relay(two.port)
+            await relay.start()
+            one.peers.update({2: [relay.url]}, ())
+            await eventually(lambda: relay.accepted == 2 and one.active(two))
+            one.peers.update({2: [relay.url]}, ())
+            one.peers.send([heartbeat(2, 1)])
+            await eventually(lambda: two.received)
+            assert relay.accepted == 2
+            await relay.stop()
+
+    run(scenario())
+
+
+def test_a_link_that_goes_silent_is_noticed_and_used_again_when_it_heals() -> None:
+    async def scenario() -> None:
+        async with network(2) as (one, two):
+            relay = Relay(two.port)
+            await relay.start()
+            one.peers.update({2: [relay.url]}, ())
+            await eventually(lambda: relay.accepted == 2 and one.active(two))
+            since = one.peers.active_since(2)
+            relay.silence()
+            await eventually(lambda: one.peers.active_since(2) is None)
+            await eventually(lambda: two.peers.active_since(1) is None)
+            assert one.logged("nothing was received for 0.5s")
+            relay.heal()
+            await eventually(lambda: one.active(two))
+            active = one.peers.active_since(2)
+            assert since is not None
+            assert active is not None
+            assert active > since
+            await relay.stop()
+
+    run(scenario())
+
+
+def test_an_idle_connection_stays() -> None:
+    async def scenario() -> None:
+        async with network(2) as (one, two):
+            since = one.peers.active_since(2), two.peers.active_since(1)
+            await asyncio.sleep(3 * QUICK.read_timeout)
+            assert (one.peers.active_since(2), two.peers.active_since(1)) == since
+
+    run(scenario())
+
+
+def test_a_member_that_was_suspended_does_not_take_it_for_silence_of_the_others() -> None:
+    async def scenario() -> None:
+        async with network(2) as (one, two):
+            since = one.peers.active_since(2), two.peers.active_since(1)
+            # Blocks the loop of both, as SIGSTOP does.
+            time.sleep(3 * QUICK.read_timeout)
+            await asyncio.sleep(QUICK.read_timeout)
+            assert (one.peers.active_since(2), two.peers.active_since(1)) == since
+
+    run(scenario())
+
+
+# Load
+
+
+def test_heartbeats_pass_while_a_large_append_fills_a_slow_link() -> None:
+    async def scenario() -> None:
+        limits = PeerLimits(read_timeout=1.0, write_timeout=1.0)
+        async with network(2, limits=limits) as (one, two):
+            relay = Relay(two.port, rate=8 << 20)
+            await relay.start()
+            one.peers.update({2: [relay.url]}, ())
+            await eventually(lambda: relay.accepted == 2 and one.active(two))
+            loop = asyncio.get_running_loop()
+            one.peers.send([append(2, 1, 0, size=16 << 20)])
+            worst, count = 0.0, 0
+            while not any(m.kind == MessageKind.APPEND for m in two.received):
+                began = loop.time()
+                one.peers.send([heartbeat(2, 1, count)])
+                await eventually(lambda: heartbeat(2, 1, count) in two.received[-3:])  # noqa: B023
+                worst = max(worst, loop.time() - began)
+                count += 1
+                await asyncio.sleep(0.05)
+            assert count >= 10
+            assert worst < 0.5
+            assert one.unreachable == []
+            assert len(one.logged("peer became active")) == 2
+            await relay.stop()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("kind", [MessageKind.APPEND, MessageKind.HEARTBEAT])
+def test_what_a_member_does_not_take_is_bounded_and_dropped(kind: MessageKind) -> None:
+    async def scenario() -> None:
+        bound = 4 << 20
+        limits = PeerLimits(max_waiting_bytes=bound, max_waiting_control_bytes=bound)
+        async with network(2, limits=limits) as (one, two):
+            relay = Relay(two.port)
+            await relay.start()
+            one.peers.update({2: [relay.url]}, ())
+            await eventually(lambda: relay.accepted == 2 and one.active(two))
+            relay.silence()
+            data = bytes(100_000)
+            messages = [
+                Message(kind, 2, 1, 7, index=n, entries=(Entry(7, n, data),)) for n in range(300)
+            ]
+            for message in messages:
+                one.peers.send([message])
+                await asyncio.sleep(0)
+            waiting = sum(connection.unsent for connection in one.peers._local.connections)
+            assert bound / 2 < waiting < 1.5 * bound
+            assert one.unreachable.count(2) > 100
+            relay.heal()
+            await eventually(lambda: len(two.received) > 20)
+            one.peers.send([message])
+            await eventually(lambda: message in two.received)
+            # In order, without those that found no room.
+            indexes = [m.index for m in two.received]
+            assert indexes == sorted(indexes)
+            assert len(indexes) < 250
+            await relay.stop()
+
+    run(scenario())
+
+
+def test_many_small_messages_that_wait_are_bounded_by_number() -> None:
+    async def scenario() -> None:
+        async with network(2, limits=PeerLimits(max_waiting=100)) as (one, two):
+            lane = one.peers._peers[2].control.connection
+            assert lane is not None
+            lane.pause_writing()
+            one.peers.send([heartbeat(2, 1, n) for n in range(150)])
+            lane.resume_writing()
+            await eventually(lambda: len(two.received) == 100)
+            assert one.unreachable == [2]
+            assert two.received == [heartbeat(2, 1, n) for n in range(100)]
+
+    run(scenario())
+
+
+def test_a_message_over_the_limit_is_dropped_and_said_so_once() -> None:
+    async def scenario() -> None:
+        async with network(2, limits=replace(QUICK, max_frame_bytes=100_000)) as (one, two):
+            for _ in range(3):
+                one.peers.send([append(2, 1, 0, size=200_000)])
+            one.peers.send([append(2, 1, 1, size=99_000)])
+            await eventually(lambda: two.received)
+            assert two.received == [append(2, 1, 1, size=99_000)]
+            assert len(one.logged("a message is too large")) == 1
+            assert one.active(two)
+
+    run(scenario())
+
+
+def test_stop_sends_what_was_given_before() -> None:
+    async def scenario() -> None:
+        async with network(2) as (one, two):
+            one.peers.send([Message(MessageKind.TIMEOUT_NOW, 2, 1), append(2, 1, 0, 1 << 20)])
+            await one.stop()
+            await eventually(lambda: len(two.received) == 2)
 
     run(scenario())
