@@ -1,11 +1,12 @@
 """Measure rusd beside real etcd: `python -m tests.bench --help`.
 
-Both run in turn, round by round, each time as a fresh member on an empty directory. A complete run
+Both run in turn, round by round, each time as fresh members on empty directories. A complete run
 writes docs/benchmarks.md.
 """
 
 import argparse
 import datetime
+import fnmatch
 import shutil
 import subprocess
 import sys
@@ -16,12 +17,15 @@ from pathlib import Path
 
 import grpc
 
+from tests.bench import three, workloads
 from tests.bench.goals import BY_NAME, ROWS
 from tests.bench.load import Generators, LoadError
 from tests.bench.machine import Others, description, filesystem
 from tests.bench.report import Figures, as_json, notes, page, shown, table
-from tests.bench.workloads import GROUPS, SHORT, Group, Site, Sizes
-from tests.members import Member, NotReadyError, rusd_command
+from tests.bench.site import SHORT, Group, Site, Sizes, members_of
+from tests.members import NotReadyError, rusd_command
+
+GROUPS = (*workloads.GROUPS, *three.GROUPS)
 
 _ROOT = Path(__file__).parents[2]
 _PAGE = _ROOT / "docs" / "benchmarks.md"
@@ -33,7 +37,9 @@ _FAILURES = (LoadError, NotReadyError, grpc.RpcError, OSError, subprocess.Subpro
 def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--short", action="store_true", help="small sizes, one round: a smoke test")
-    parser.add_argument("--only", metavar="ROW,...", help="these rows; see --list")
+    parser.add_argument(
+        "--only", metavar="ROW,...", help="these rows, or patterns such as 'three-*'; see --list"
+    )
     parser.add_argument("--list", action="store_true", help="print the rows and their goals")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures")
     parser.add_argument("--folder", type=Path, help="where the members keep data (default: temp)")
@@ -44,9 +50,12 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     one.add_argument("--rusd-only", action="store_true")
     one.add_argument("--etcd-only", action="store_true")
     arguments = parser.parse_args(given)
-    arguments.names = arguments.only.split(",") if arguments.only else [row.name for row in ROWS]
-    if unknown := set(arguments.names) - set(BY_NAME):
-        parser.error(f"no such row: {', '.join(sorted(unknown))}")
+    wanted = arguments.only.split(",") if arguments.only else ["*"]
+    if unknown := [each for each in wanted if not fnmatch.filter(BY_NAME, each)]:
+        parser.error(f"no such row: {', '.join(unknown)}")
+    arguments.names = [
+        name for name in BY_NAME if any(fnmatch.fnmatch(name, each) for each in wanted)
+    ]
     return arguments
 
 
@@ -68,31 +77,31 @@ def _subjects(arguments: argparse.Namespace) -> dict[str, tuple[str, ...]]:
 def _measure_group(
     group: Group, subject: str, site: Site, names: Sequence[str], figures: Figures
 ) -> None:
-    """One round of a group on a fresh member; what fails is kept as a failure and passed over."""
+    """One round of a group on fresh members; what fails is kept as a failure and passed over."""
     wanted = [work for work in group.workloads if not set(work.rows).isdisjoint(names)]
     label = group.name
     try:
-        site.start()
+        site.start(group.absent)
         group.prepare(site)
         for work in wanted:
             label = ", ".join(work.rows)
             site.generators.busiest = 0.0
-            others = Others(site.pid)
+            others = Others(site.pids)
             try:
                 for name, value in work.measure(site).items():
                     figures.add(name, subject, value)
                     print(f"{name} {subject} {shown(value, BY_NAME[name].unit)}", file=sys.stderr)
             except _FAILURES as error:
                 _fail(figures, label, subject, error)
-                if site.member.process is None or site.member.process.poll() is not None:
+                if len(site.running) < group.members - group.absent:
                     return
             if site.generators.busiest > _BUSY:
                 figures.generator_bound.add(f"{label} of {subject}")
-            figures.disturb(f"{label} of {subject}", others.share(site.pid))
+            figures.disturb(f"{label} of {subject}", others.share(site.pids))
     except _FAILURES as error:
         _fail(figures, label, subject, error)
     finally:
-        site.member.close()
+        site.close()
 
 
 def _fail(figures: Figures, label: str, subject: str, error: BaseException) -> None:
@@ -111,11 +120,11 @@ def measure(
     for group in GROUPS:
         if not any(set(work.rows) & set(names) for work in group.workloads):
             continue
-        for _ in range(sizes.many_rounds if group.many else sizes.rounds):
+        for _ in range(group.rounds(sizes)):
             for subject, command in subjects.items():
                 with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                    member = Member(command, Path(scratch) / "member", _FLAGS)
-                    site = Site(member, generators, sizes)
+                    members = members_of(command, Path(scratch), _FLAGS, group.members)
+                    site = Site(members, generators, sizes)
                     _measure_group(group, subject, site, names, figures)
     return figures
 

@@ -126,14 +126,28 @@ class Generators:
         self, port: int, path: str, body: bytes, connections: int, rate: int
     ) -> Iterator["Latencies"]:
         """Calls at a fixed rate for as long as the block lasts; after it, their latencies."""
+        command = self._calls(port, path, [body], connections)
+        with self._until_told([*command, "--rate", str(rate)]) as latencies:
+            yield latencies
+
+    @contextmanager
+    def saturating(
+        self, port: int, path: str, body: bytes, connections: int, streams: int
+    ) -> Iterator["Latencies"]:
+        """Closed loop, as `closed`, for as long as the block lasts; after it, the latencies."""
+        command = self._calls(port, path, [body], connections)
+        with self._until_told([*command, "--streams", str(streams)]) as latencies:
+            yield latencies
+
+    @contextmanager
+    def _until_told(self, command: list[str]) -> Iterator["Latencies"]:
         file = self.folder / "latencies"
-        command = [
-            *self._calls(port, path, [body], connections),
-            *("--rate", str(rate), "--until-stdin", "--records", str(file)),
-        ]
         latencies = Latencies()
         with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*command, "--until-stdin", "--records", str(file)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         ) as process:
             try:
                 yield latencies
@@ -195,6 +209,10 @@ class Latencies:
     def worst_ms(self, begin: int, end: int) -> float:
         """The slowest of the calls that were in flight at some time from `begin` to `end` (ns)."""
         return max(took for due, took in self.calls if due <= end and due + took >= begin) / 1e6
+
+    def rate(self, begin: int, end: int) -> float:
+        """Calls a second that were answered from `begin` to `end` (ns)."""
+        return sum(begin <= due + took <= end for due, took in self.calls) / (end - begin) * 1e9
 
 
 def records(file: Path) -> list[tuple[int, int]]:

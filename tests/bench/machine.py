@@ -8,6 +8,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import rusd
@@ -50,23 +51,23 @@ def descendants(pid: int) -> Iterator[int]:
 class Others:
     """How much of the machine other processes took: what was busy, less what is ours.
 
-    Ours are this process, the children that it has reaped, and the member that runs.
+    Ours are this process, the children that it has reaped, and the members that run.
     """
 
-    def __init__(self, member: int | None) -> None:
+    def __init__(self, members: Sequence[int]) -> None:
         """Begin to measure."""
-        self._begin, self._before = time.monotonic(), self._seconds(member)
+        self._begin, self._before = time.monotonic(), self._seconds(members)
 
-    def share(self, member: int | None) -> float:
+    def share(self, members: Sequence[int]) -> float:
         """The share of all cores, 0 to 1, since the beginning."""
         cores = (os.cpu_count() or 1) * (time.monotonic() - self._begin)
-        return max(0.0, self._seconds(member) - self._before) / cores
+        return max(0.0, self._seconds(members) - self._before) / cores
 
     @staticmethod
-    def _seconds(member: int | None) -> float:
+    def _seconds(members: Sequence[int]) -> float:
         # proc(5): user, nice and system time of all cores come first, in ticks.
         busy = sum(map(int, Path("/proc/stat").read_text().split()[1:4]))
-        for pid in () if member is None else descendants(member):
+        for pid in chain.from_iterable(map(descendants, members)):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             busy -= sum(map(int, fields[11:13]))
         ours = 0.0

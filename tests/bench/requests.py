@@ -25,9 +25,9 @@ def key(folder: str, number: int | bytes) -> bytes:
     return f"/bench/{folder}/".encode().ljust(KEY_SIZE - len(digits), b"-") + digits
 
 
-def put(folder: str, number: int | bytes = CALL_NUMBER) -> bytes:
-    """A put of 256 bytes."""
-    return framed(rpc.PutRequest(key=key(folder, number), value=VALUE))
+def put(folder: str, number: int | bytes = CALL_NUMBER, value: bytes = VALUE) -> bytes:
+    """A put, of 256 bytes unless told."""
+    return framed(rpc.PutRequest(key=key(folder, number), value=value))
 
 
 def puts(folder: str, size: int) -> bytes:

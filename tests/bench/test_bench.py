@@ -11,12 +11,11 @@ import pytest
 
 from rusd.pb import rpc_pb2 as rpc
 from tests.bench import requests
-from tests.bench.__main__ import main
-from tests.bench.goals import BY_NAME, ROWS, Ratio, Row, Under
+from tests.bench.__main__ import GROUPS, main
+from tests.bench.goals import BY_NAME, ROWS, AtLeast, Ratio, Row, Under
 from tests.bench.load import Generators, LoadError
 from tests.bench.machine import Others
 from tests.bench.report import Figures, page
-from tests.bench.workloads import GROUPS
 from tests.members import Member, wait_for
 
 
@@ -35,6 +34,8 @@ def test_every_row_is_measured_by_exactly_one_workload() -> None:
         (Row("r", "time", "s", Ratio(1.0, strict=True), "less"), 2.0, 1.0, 2.0, True),
         (Row("r", "worst", "ms", Under(20, "ms"), "less"), 10.0, 20.0, 0.5, False),
         (Row("r", "worst", "ms", Under(20, "ms"), "less"), 100.0, 10.0, 10.0, True),
+        (Row("r", "share", "%", AtLeast(90, "%")), 50.0, 90.0, 1.8, True),
+        (Row("r", "share", "%", AtLeast(90, "%")), 50.0, 89.0, 1.78, False),
         (Row("r", "beside", "ms", None, "less"), 1.0, 1.0, 1.0, None),
     ],
 )
@@ -46,14 +47,22 @@ def test_a_goal_is_met_only_on_its_good_side(
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("put-8", "txn-update-64", "watch-100", "delay-p99", "keep-alive"),
+        ("three-serial", "three-range-follower-64", "catch-up", "serving"),
+    ],
+    ids=["one member", "three members"],
+)
 def test_a_short_run_prints_the_table_of_the_rows_that_were_asked_for(
+    names: Sequence[str],
     request: pytest.FixtureRequest,
     etcd_command: Sequence[str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert etcd_command
-    names = ("put-8", "txn-update-64", "watch-100", "delay-p99", "keep-alive")
     file = tmp_path / "figures.json"
     subject = str(request.config.getoption("--subject"))
     options = ["--short", "--folder", str(tmp_path), "--subject", subject]
@@ -132,12 +141,29 @@ def test_a_rate_is_kept_and_latency_counts_from_when_a_call_was_due(
     assert 0 < latencies.worst_ms(begin, end) < 60_000
 
 
+def test_a_rate_in_a_window_is_of_the_calls_answered_in_it(
+    subject: Member, generators: Generators
+) -> None:
+    path = "/etcdserverpb.KV/Put"
+    with generators.saturating(
+        subject.client_port, path, requests.put("closed"), 2, 4
+    ) as latencies:
+        begin = time.monotonic_ns()
+        time.sleep(1)
+        end = time.monotonic_ns()
+    middle = (begin + end) // 2
+    halves = latencies.rate(begin, middle) + latencies.rate(middle, end)
+    assert latencies.rate(begin, end) == pytest.approx(halves / 2, rel=0.001)
+    assert 0 < latencies.rate(begin, end) * (end - begin) / 1e9 <= len(latencies.calls)
+    assert latencies.rate(end + 10**12, end + 2 * 10**12) == 0
+
+
 def test_what_the_member_uses_is_not_counted_as_used_by_others() -> None:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
         try:
-            everyone, without = Others(None), Others(process.pid)
-            wait_for(lambda: everyone.share(None) - without.share(process.pid) > 0.1, 60, "its use")
-            assert without.share(process.pid) < everyone.share(None)
+            everyone, without = Others([]), Others([process.pid])
+            wait_for(lambda: everyone.share([]) - without.share([process.pid]) > 0.1, 60, "its use")
+            assert without.share([process.pid]) < everyone.share([])
         finally:
             process.kill()
 

@@ -3,24 +3,17 @@
 Workloads that need the same data form a group and run in order on one fresh member.
 """
 
-import http.client
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
-
-from google.protobuf.message import Message
 
 from rusd.pb import rpc_pb2 as rpc
 from tests.bench import requests
-from tests.bench.load import Generators, LoadError, records
+from tests.bench.load import LoadError, records
 from tests.bench.machine import descendants
-from tests.members import Member, NotReadyError
+from tests.bench.site import STREAMS, Group, Site, Workload, nothing, one
 
-STREAMS = 16
 _PUT = "/etcdserverpb.KV/Put"
 _TXN = "/etcdserverpb.KV/Txn"
 _RANGE = "/etcdserverpb.KV/Range"
@@ -29,142 +22,15 @@ _GRANT = "/etcdserverpb.Lease/LeaseGrant"
 _KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
 _COMPACT = "/etcdserverpb.KV/Compact"
 _DEFRAGMENT = "/etcdserverpb.Maintenance/Defragment"
-_PUTS_A_TXN = 100
 _PACE = 1000
 _PACED_CONNECTIONS = 8
 _FIRST_LEASE = 10**12
 _KEPT_LEASES = 100
 _SETTLE_SECONDS = 2.0
-_CALL_SECONDS = 300.0
-_READY_SECONDS = 120.0
-
-Response = TypeVar("Response", bound=Message)
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """How much is done; the defaults are what the table names."""
-
-    rounds: int = 3
-    many_rounds: int = 2
-    seconds: float = 2.0
-    keys: int = 100_000
-    many_keys: int = 1_000_000
-    watched_puts: Mapping[int, int] = field(
-        default_factory=lambda: {1: 60_000, 100: 20_000, 1000: 5_000}
-    )
-    paced_puts: int = 5_000
-    quiet_seconds: float = 3.0
-
-
-SHORT = Sizes(
-    rounds=1,
-    many_rounds=1,
-    seconds=0.5,
-    keys=10_000,
-    many_keys=20_000,
-    watched_puts={1: 4_000, 100: 500, 1000: 100},
-    paced_puts=1_000,
-    quiet_seconds=0.5,
-)
-
-
-@dataclass
-class Site:
-    """A member, and what measures it."""
-
-    member: Member
-    generators: Generators
-    sizes: Sizes
-    start_seconds: float = 0.0
-
-    @property
-    def port(self) -> int:
-        """Where the member serves clients."""
-        return self.member.client_port
-
-    @property
-    def pid(self) -> int | None:
-        """The member's process."""
-        return None if self.member.process is None else self.member.process.pid
-
-    def start(self) -> None:
-        """Start the member; keep how long it took until /health answered true."""
-        begin = time.monotonic()
-        self.member.launch()
-        while not self._healthy():
-            assert self.member.process is not None
-            if (status := self.member.process.poll()) is not None:
-                raise NotReadyError(f"ended with status {status}; log:\n{self.member.log[-2000:]}")
-            if time.monotonic() - begin > _READY_SECONDS:
-                raise NotReadyError(f"not healthy; log:\n{self.member.log[-2000:]}")
-            time.sleep(0.002)
-        self.start_seconds = time.monotonic() - begin
-
-    def call(self, path: str, request: Message, response: type[Response]) -> Response:
-        """One call through the official client; raises grpc.RpcError."""
-        with self.member.channel() as channel:
-            method = channel.unary_unary(
-                path,
-                request_serializer=type(request).SerializeToString,
-                response_deserializer=response.FromString,
-            )
-            answer = method(request, timeout=_CALL_SECONDS)
-            assert isinstance(answer, response)
-            return answer
-
-    def repeat(self, path: str, body: bytes, connections: int, streams: int = STREAMS) -> float:
-        """Calls a second with one body, by h2load."""
-        return self.generators.h2load(
-            self.port, path, body, connections, streams, self.sizes.seconds
-        )
-
-    def fill(self, folder: str, keys: int) -> None:
-        """Put so many distinct keys, in transactions."""
-        body = requests.puts(folder, _PUTS_A_TXN)
-        self.generators.closed(self.port, _TXN, body, 8, 4, count=keys // _PUTS_A_TXN)
-
-    def _healthy(self) -> bool:
-        with (
-            closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)) as connection,
-            suppress(OSError, http.client.HTTPException),
-        ):
-            connection.request("GET", "/health")
-            return b'"true"' in connection.getresponse().read()
-        return False
-
-
-Measure = Callable[[Site], Mapping[str, float]]
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """Rows of the table that one run of the load gives."""
-
-    rows: tuple[str, ...]
-    measure: Measure
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Workloads on the same data, which `prepare` puts into a fresh member."""
-
-    name: str
-    prepare: Callable[[Site], None]
-    workloads: tuple[Workload, ...]
-    many: bool = False
-
-
-def _nothing(site: Site) -> None:
-    """Leave the member empty."""
-
-
-def _one(name: str, measure: Callable[[Site], float]) -> Workload:
-    return Workload((name,), lambda site: {name: measure(site)})
 
 
 def _distinct_puts(name: str, connections: int, streams: int = STREAMS) -> Workload:
-    return _one(
+    return one(
         name,
         lambda site: (
             site.generators.closed(
@@ -182,7 +48,7 @@ def _distinct_puts(name: str, connections: int, streams: int = STREAMS) -> Workl
 def _repeated(
     name: str, path: str, body: bytes, connections: int, streams: int = STREAMS
 ) -> Workload:
-    return _one(name, lambda site: site.repeat(path, body, connections, streams))
+    return one(name, lambda site: site.repeat(path, body, connections, streams))
 
 
 def _updates(site: Site) -> float:
@@ -200,9 +66,10 @@ def _creates(site: Site) -> float:
     ).rate
 
 
-def _one_key(site: Site) -> None:
-    with site.member.channel() as channel:
-        channel.unary_unary(_PUT)(requests.put("one", 0)[5:], timeout=_CALL_SECONDS)
+def one_key(site: Site) -> None:
+    """Put one key."""
+    key = requests.key("one", 0)
+    site.call(_PUT, rpc.PutRequest(key=key, value=requests.VALUE), rpc.PutResponse)
 
 
 def _many_ranges(site: Site) -> None:
@@ -211,7 +78,7 @@ def _many_ranges(site: Site) -> None:
 
 def _span(name: str, body: Callable[[int], bytes]) -> Workload:
     """A range over the first keys, given how many there are; 4 connections, one call at a time."""
-    return _one(name, lambda site: site.repeat(_RANGE, body(site.sizes.keys), 4, 1))
+    return one(name, lambda site: site.repeat(_RANGE, body(site.sizes.keys), 4, 1))
 
 
 def _fan_out(watchers: int) -> Workload:
@@ -226,7 +93,7 @@ def _fan_out(watchers: int) -> Workload:
         )
         return counted.events / counted.event_seconds
 
-    return _one(name, measure)
+    return one(name, measure)
 
 
 def _delay(site: Site) -> Mapping[str, float]:
@@ -323,15 +190,15 @@ _ONE_SERIALIZABLE = requests.get("one", 0, serializable=True)
 GROUPS: tuple[Group, ...] = (
     Group(
         "start",
-        _nothing,
+        nothing,
         (
-            _one("start-empty", lambda site: site.start_seconds),
-            _one("memory-idle", lambda site: _memory(site)[0]),
+            one("start-empty", lambda site: site.start_seconds),
+            one("memory-idle", lambda site: _memory(site)[0]),
         ),
     ),
     Group(
         "put",
-        _nothing,
+        nothing,
         (
             _distinct_puts("put-serial", 1, 1),
             _distinct_puts("put-1", 1),
@@ -343,7 +210,7 @@ GROUPS: tuple[Group, ...] = (
     ),
     Group(
         "range",
-        _one_key,
+        one_key,
         (
             _repeated("range-8", _RANGE, _ONE, 8),
             _repeated("range-64", _RANGE, _ONE, 64),
@@ -353,10 +220,10 @@ GROUPS: tuple[Group, ...] = (
     ),
     Group(
         "txn",
-        _one_key,
+        one_key,
         (
-            _one("txn-update-64", _updates),
-            _one("txn-create-64", _creates),
+            one("txn-update-64", _updates),
+            one("txn-create-64", _creates),
             # The key was put once, so its mod revision is at least 2 and never 1.
             _repeated("txn-conflict-64", _TXN, requests.guarded_put("one", 0, 1), 64),
         ),
@@ -370,14 +237,14 @@ GROUPS: tuple[Group, ...] = (
             _span("count-only", lambda keys: requests.span("range", keys, count_only=True)),
         ),
     ),
-    Group("watch", _nothing, (_fan_out(1), _fan_out(100), _fan_out(1000))),
-    Group("delay", _nothing, (Workload(("delay-p50", "delay-p99"), _delay),)),
+    Group("watch", nothing, (_fan_out(1), _fan_out(100), _fan_out(1000))),
+    Group("delay", nothing, (Workload(("delay-p50", "delay-p99"), _delay),)),
     Group(
         "lease",
-        _nothing,
+        nothing,
         (
             _repeated("lease-grant", _GRANT, requests.lease_grant(), 64),
-            _one("keep-alive", _keep_alives),
+            one("keep-alive", _keep_alives),
         ),
     ),
     Group(
@@ -385,11 +252,11 @@ GROUPS: tuple[Group, ...] = (
         _many_puts,
         (
             Workload(("memory-1m", "anon-1m"), _many_memory),
-            _one("restart-1m", _restart),
-            _one("worst-quiet", _worst_quiet),
-            _one("worst-compact", _worst_compact),
-            _one("worst-defrag", _worst_defrag),
+            one("restart-1m", _restart),
+            one("worst-quiet", _worst_quiet),
+            one("worst-compact", _worst_compact),
+            one("worst-defrag", _worst_defrag),
         ),
-        many=True,
+        rounds=lambda sizes: sizes.many_rounds,
     ),
 )
