@@ -501,28 +501,18 @@ NOT_YET = frozenset(name for name, flag in FLAGS.items() if flag.group == SECURI
     "discovery-token",
     "discovery-endpoints",
     "discovery-srv",
-    "force-new-cluster",
     "listen-client-http-urls",
     "listen-metrics-urls",
 }
 WITHOUT_EFFECT_YET = frozenset(
     (
-        "heartbeat-interval",
-        "initial-election-tick-advance",
-        "listen-peer-urls",
-        "raft-read-timeout",
-        "raft-write-timeout",
         "enable-grpc-gateway",
-        "strict-reconfig-check",
-        "pre-vote",
         "metrics",
         "corrupt-check-time",
         "compact-hash-check-time",
-        "max-learners",
-        "snapshot-catchup-entries",
     )
 )
-"""Of more than one member, of metrics and of the gateway: accepted, and in `Config.ignored`."""
+"""Of metrics, the gateway and comparisons: accepted, and in `Config.ignored`."""
 _URL_SCHEMES = ("http",)  # of http, https, unix and unixs, those that are supported yet
 
 
@@ -816,32 +806,64 @@ def _check_bootstrap(config: Config) -> None:
             f'--initial-cluster: couldn\'t find local name "{config.name}" '
             "in the initial cluster configuration"
         )
-    if len(members) > 1 or config.initial_cluster_state != "new":
-        # To start alone instead would make a second cluster of the same name.
-        flag = "--initial-cluster" if len(members) > 1 else "--initial-cluster-state"
-        raise ConfigError(f"{flag}: a cluster of more than one member is not supported yet")
     all_urls = [url.text for urls in members.values() for url in urls]
     if len(set(all_urls)) < len(all_urls):
         raise ConfigError(f"--initial-cluster: initial cluster {_shown(members)} has duplicate url")
-    advertised = config.initial_advertise_peer_urls
-    if own != advertised and _resolved(own) != _resolved(advertised):
+    if config.initial_cluster_state == "new":
+        # Who joins is told by the cluster which of its members it is.
+        _check_advertised(config.name, own, config.initial_advertise_peer_urls)
+
+
+def _check_advertised(name: str, own: Sequence[Url], advertised: Sequence[Url]) -> None:
+    difference = _difference(advertised, own)
+    if not difference:
+        return
+    missing = [url for url in own if url not in advertised]
+    if missing:
         raise ConfigError(
-            f"--initial-cluster has {_shown({config.name: own})} but "
-            f"--initial-advertise-peer-urls has {','.join(map(str, advertised))}"
+            f"--initial-cluster has {_shown({name: missing})} but missing from "
+            f"--initial-advertise-peer-urls={','.join(map(str, advertised))} ({difference})"
         )
+    missing = [url for url in advertised if url not in own]
+    raise ConfigError(
+        f"--initial-advertise-peer-urls has {','.join(map(str, missing))} but missing from "
+        f"--initial-cluster={_shown({name: own})}"
+    )
 
 
 def _shown(members: Mapping[str, Sequence[Url]]) -> str:
     return ",".join(f"{name}={url}" for name, urls in members.items() for url in urls)
 
 
-def _resolved(urls: Iterable[Url]) -> set[tuple[str, str, int]]:
-    """Give each URL with its host's address; as in etcd, `localhost` stays a name."""
-    found = set()
-    for url in urls:
-        address = url.host
-        if address != "localhost":
-            with contextlib.suppress(OSError):  # what does not resolve is equal only to itself
-                address = str(socket.getaddrinfo(url.host, url.port)[0][4][0])
-        found.add((url.scheme, address, url.port))
-    return found
+def same_urls(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two lists of peer URLs name the same places, also by name and by address."""
+    if sorted(one) == sorted(other):
+        return True
+    try:
+        return not _difference([*map(parse_url, one)], [*map(parse_url, other)])
+    except ValueError:
+        return False
+
+
+def _difference(one: Sequence[Url], other: Sequence[Url]) -> str:
+    """In etcd's words, where two lists of URLs differ when their hosts are resolved."""
+    if len(one) != len(other):
+        texts = (" ".join(f'"{url}"' for url in urls) for urls in (one, other))
+        return " != ".join(f"len([{text}])" for text in texts)
+    if {url.text for url in one} == {url.text for url in other}:
+        return ""
+    for left, right in zip(sorted(map(_resolved, one)), sorted(map(_resolved, other)), strict=True):
+        if left != right:
+            return f'resolved urls: "{left}" != "{right}"'
+    return ""
+
+
+def _resolved(url: Url) -> str:
+    """The URL with its host's address; as in etcd, `localhost` stays a name."""
+    address = url.host
+    if address != "localhost":
+        with contextlib.suppress(OSError):  # what does not resolve is equal only to itself
+            address = str(socket.getaddrinfo(url.host, url.port)[0][4][0])
+    if ":" in address:
+        address = f"[{address}]"
+    return f"{url.scheme}://{address}:{url.port}"

@@ -22,6 +22,7 @@ from rusd.config import (
     parse_url,
     parse_urls,
     read_arguments,
+    same_urls,
 )
 
 
@@ -219,18 +220,30 @@ _CLIENT = ["--advertise-client-urls=http://localhost:2379"]
         (["--name=", "--initial-cluster=a=http://localhost:2380"], 'find local name ""'),
         (
             ["--initial-cluster=default=http://127.0.0.1:1"],
-            "--initial-cluster has default=http://127.0.0.1:1 but "
-            "--initial-advertise-peer-urls has http://localhost:2380",
+            "--initial-cluster has default=http://127.0.0.1:1 but missing from "
+            "--initial-advertise-peer-urls=http://localhost:2380 "
+            '(resolved urls: "http://localhost:2380" != "http://127.0.0.1:1")',
+        ),
+        (
+            [
+                "--initial-cluster=default=http://127.0.0.1:1",
+                "--initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2",
+            ],
+            "--initial-advertise-peer-urls has http://127.0.0.1:2 but missing from "
+            "--initial-cluster=default=http://127.0.0.1:1",
         ),
         (
             ["--initial-cluster=default=http://localhost:2380,default=http://localhost:2380"],
             "cluster default=http://localhost:2380,default=http://localhost:2380 has duplicate",
         ),
         (
-            ["--initial-cluster=default=http://localhost:2380,b=http://10.0.0.2:2380"],
-            "--initial-cluster: a cluster of more than one member is not supported yet",
+            ["--initial-cluster=default=http://localhost:2380,b=http://localhost:2380"],
+            "initial cluster b=http://localhost:2380,default=http://localhost:2380 has duplicate",
         ),
-        (["--initial-cluster-state=existing"], "--initial-cluster-state: a cluster of more than"),
+        (
+            ["--initial-cluster-state=existing", "--initial-cluster=b=http://localhost:2380"],
+            'couldn\'t find local name "default"',
+        ),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_by_name(args: list[str], line: str) -> None:
@@ -252,6 +265,31 @@ def test_own_urls_may_be_in_any_order_and_by_name_or_address() -> None:
     ).check_bootstrap()
 
 
+def test_a_cluster_may_begin_with_many_members() -> None:
+    made = config("--initial-cluster=b=http://10.0.0.2:2380,default=http://localhost:2380")
+    made.check_bootstrap()
+    assert [member.name for member in made.initial_cluster] == ["b", "default"]
+
+
+def test_who_joins_is_told_by_the_cluster_who_it_is() -> None:
+    """As etcd, which does not look at --initial-advertise-peer-urls then."""
+    config(
+        "--initial-cluster-state=existing",
+        "--initial-cluster=b=http://10.0.0.2:2380,default=http://127.0.0.1:1",
+    ).check_bootstrap()
+
+
+def test_urls_are_the_same_by_name_and_by_address() -> None:
+    assert same_urls(
+        ["http://127.0.0.1:1", "http://a.invalid:2"], ["http://a.invalid:2", "http://127.0.0.1:1"]
+    )
+    assert same_urls(["http://[::1]:1"], ["http://[0:0::1]:1"])
+    assert not same_urls(["http://localhost:1"], ["http://127.0.0.1:1"])
+    assert not same_urls(["http://127.0.0.1:1"], ["https://127.0.0.1:1"])
+    assert not same_urls(["http://127.0.0.1:1"], ["http://127.0.0.1:1", "http://127.0.0.1:2"])
+    assert not same_urls(["nonsense"], ["http://127.0.0.1:1"])
+
+
 # What is not there yet
 
 
@@ -267,7 +305,7 @@ def test_flags_for_safety_that_are_not_there_yet_stop_the_start(name: str) -> No
 
 def test_all_that_guards_the_data_is_refused_or_there() -> None:
     guards = {"cert-file", "client-cert-auth", "auto-tls", "peer-auto-tls", "host-whitelist"}
-    founding = {"discovery", "discovery-token", "discovery-srv", "force-new-cluster"}
+    founding = {"discovery", "discovery-token", "discovery-srv"}
     assert guards | founding <= NOT_YET
     for name, flag in FLAGS.items():
         assert not (flag.ignored and name in NOT_YET)
@@ -414,7 +452,7 @@ def test_a_file_has_etcds_keys_and_types(tmp_path: Path) -> None:
     assert (made.grpc_keepalive_min_time, made.grpc_keepalive_timeout) == (3.0, 4.0)
     assert made.log_outputs == ("stderr", "/dev/null")
     assert made.auto_compaction_period == 3600.0
-    assert made.ignored == ("heartbeat-interval", "max-wals", "strict-reconfig-check")
+    assert made.ignored == ("max-wals",)
     assert "unrecognized key proxy" in made.notices[1]
 
 
