@@ -77,18 +77,18 @@ class Applier:
         for number, (kind, message) in enumerate(decode(data)):
             if number < done:
                 continue
-            self.at(term, position, number)
+            self.at(position, number)
             try:
                 self.handlers[kind](PARSE[kind](message))
             except REFUSALS:
                 continue
         self.finish(term, position)
 
-    def at(self, term: int, position: int, requests: int) -> None:
+    def at(self, position: int, requests: int) -> None:
         """Notes that all before the entry at `position`, and this many of its requests, are
         applied.
         """
-        self.keyspace.applied = Applied(term, position - 1, requests)
+        self.keyspace.applied = Applied(self.keyspace.applied.term, position - 1, requests)
 
     def finish(self, term: int, position: int) -> None:
         """Notes that the entry is applied, and hands everything to the tables."""

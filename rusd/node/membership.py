@@ -26,6 +26,7 @@ _ID: Final = struct.Struct(">Q")
 _CLUSTER: Final = struct.Struct(">QQ")
 _CONF_STATE: Final = struct.Struct("<?HHHH")
 _CHANGE: Final = struct.Struct("<BI")
+_ORIGIN: Final = struct.Struct("<QQ")
 
 Rows = list[tuple[bytes, bytes | None]]
 """Rows of the state table by name; None for one that goes."""
@@ -86,11 +87,20 @@ class MemberChange(NamedTuple):
     max_learners: int = 1
     """How many learners there may be: the flag of who asks, so that all members judge alike."""
 
-    def conf_change(self, context: bytes) -> ConfChange:
-        """What is proposed; `context` is to say which change it is."""
+    def conf_change(self, origin: int, sequence: int) -> ConfChange:
+        """What is proposed. It says who waits for it: a member, and that member's number for it."""
         kind = _KINDS.get(self.action)
         changes = () if kind is None else (Change(kind, self.member.ID),)
-        return ConfChange(changes, context=context)
+        return ConfChange(changes, context=_ORIGIN.pack(origin, sequence) + self.encode())
+
+    @classmethod
+    def of(cls, change: ConfChange) -> "tuple[int, int, MemberChange] | None":
+        """Origin, sequence and what happens to a member; None for a change of Raft's alone."""
+        context = change.context
+        if not context:
+            return None
+        origin, sequence = _ORIGIN.unpack_from(context)
+        return origin, sequence, cls.decode(context[_ORIGIN.size :])
 
     def encode(self) -> bytes:
         return _CHANGE.pack(self.action, self.max_learners) + self.member.SerializeToString(
@@ -128,6 +138,11 @@ class Membership:
         membership = cls(*_CLUSTER.unpack(stored))
         membership.reload(state)
         return membership
+
+    @staticmethod
+    def has_conf_state(state: Rdict) -> bool:
+        """Whether the state table is of a version that stores Raft's configuration."""
+        return state.get(_CONF_STATE_ROW) is not None
 
     def reload(self, state: Rdict) -> None:
         """Takes members and configuration, in place, from the state table of another keyspace: of a

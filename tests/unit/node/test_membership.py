@@ -19,7 +19,7 @@ from rusd.node.membership import (
     encode_conf_state,
 )
 from rusd.pb.rpc_pb2 import Member
-from rusd.raft.confchange import Change, ChangeKind
+from rusd.raft.confchange import Change, ChangeKind, ConfChange
 from rusd.raft.message import ConfState
 from rusd.storage.engine import Engine
 from tests.unit.mvcc.opened import fresh_directory
@@ -203,9 +203,11 @@ def test_a_database_of_before_there_were_clusters_has_one_voter() -> None:
     ],
 )
 def test_what_an_action_is_to_raft(action: Action, changes_: tuple[Change, ...]) -> None:
-    proposed = MemberChange(action, member(4)).conf_change(b"who")
+    change = MemberChange(action, member(4))
+    proposed = ConfChange.decode(change.conf_change(7, 99).encode())
     assert proposed.changes == changes_
-    assert proposed.context == b"who"
+    assert MemberChange.of(proposed) == (7, 99, change)
+    assert MemberChange.of(ConfChange()) is None
 
 
 ids = st.lists(st.integers(1, 2**64 - 1), max_size=5).map(tuple)
