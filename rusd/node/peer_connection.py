@@ -12,7 +12,7 @@ import contextlib
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol, cast
 
@@ -22,6 +22,7 @@ from rusd.node.peer_wire import (
     MAX_HELLO_BYTES,
     PING,
     FrameReader,
+    Frames,
     Hello,
     PeerProtocolError,
 )
@@ -54,7 +55,7 @@ class PeerLimits:
     """Of messages with entries to one member, beside the one that is being written."""
     max_waiting_control_bytes: int = 4 << 20
     max_waiting: int = 8192
-    """Messages of one lane to one member."""
+    """Messages, or pieces of large ones, of one lane to one member."""
     max_calls: int = 256
     """To one member, and of one member, at a time."""
     max_pending: int = 64
@@ -74,7 +75,7 @@ class PeerLimits:
 class Owner(Protocol):
     """Who a connection belongs to."""
 
-    def frames(self, connection: Connection, frames: Iterator[tuple[int, bytes]]) -> None:
+    def frames(self, connection: Connection, frames: Frames) -> None:
         """Frames came. Who gives the connection to another owner reads no further."""
 
     def lost(self, connection: Connection, reason: str) -> None:
@@ -181,19 +182,20 @@ class Connection(asyncio.Protocol):
 
     # --- sending -----------------------------------------------------------------------------
 
-    def put(self, frame: bytes) -> bool:
+    def put(self, *pieces: bytes) -> bool:
         """Take a frame for the next `flush`; False when too much waits already, or when the other
         side would not take a frame of its size.
         """
-        if len(frame) > self._reader.limit + HEAD_BYTES:
-            self._refuse(len(frame))
+        size = sum(map(len, pieces))
+        if size > self._reader.limit + HEAD_BYTES:
+            self._refuse(size)
             return False
-        size = self._waiting_bytes + len(frame)
+        size += self._waiting_bytes
         if self._waiting and (
             size > self._max_waiting_bytes or len(self._waiting) >= self._local.limits.max_waiting
         ):
             return False
-        self._waiting.append(frame)
+        self._waiting += pieces
         self._waiting_bytes = size
         return True
 

@@ -1,12 +1,12 @@
 """Connecting to a member: TCP (or TLS), then the hello."""
 
 import asyncio
-from collections.abc import Iterator
 
 from rusd.config import parse_url
 from rusd.node.peer_connection import Connection, Local
 from rusd.node.peer_wire import (
     PROTOCOL,
+    Frames,
     Hello,
     Purpose,
     Reason,
@@ -82,7 +82,7 @@ class _Greeting:
     def __init__(self) -> None:
         self.welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
 
-    def frames(self, connection: Connection, frames: Iterator[tuple[int, bytes]]) -> None:
+    def frames(self, connection: Connection, frames: Frames) -> None:
         for kind, payload in frames:
             if not self.welcome.done():
                 connection.hold()

@@ -1,7 +1,7 @@
 """Connections that others make to this member: the check of their hellos, and what they bring."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,6 +12,7 @@ from rusd.node.peer_wire import (
     Answer,
     Call,
     FrameKind,
+    Frames,
     Hello,
     PeerProtocolError,
     Purpose,
@@ -103,7 +104,7 @@ class Acceptor:
 
     # --- the hello ---------------------------------------------------------------------------
 
-    def frames(self, connection: Connection, frames: Iterator[tuple[int, bytes]]) -> None:
+    def frames(self, connection: Connection, frames: Frames) -> None:
         """Owner: the first frame of a connection."""
         for kind, payload in frames:
             hello = decode_hello(kind, payload)
@@ -325,7 +326,7 @@ class _Inbound:
         self._local_id = acceptor.local.member_id
         self._answering = _Answering(acceptor, connection, member)
 
-    def frames(self, connection: Connection, frames: Iterator[tuple[int, bytes]]) -> None:
+    def frames(self, connection: Connection, frames: Frames) -> None:
         messages: list[Message] = []
         try:
             for kind, payload in frames:
@@ -357,7 +358,7 @@ class _Asker:
         self._acceptor = acceptor
         self._answering = _Answering(acceptor, connection, 0)
 
-    def frames(self, _connection: Connection, frames: Iterator[tuple[int, bytes]]) -> None:
+    def frames(self, _connection: Connection, frames: Frames) -> None:
         for kind, payload in frames:
             if kind != FrameKind.CALL:
                 raise PeerProtocolError(f"unexpected frame of kind {kind}")

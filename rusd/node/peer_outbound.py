@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
@@ -12,6 +12,7 @@ from rusd.node.peer_inbound import PeerCallError
 from rusd.node.peer_wire import (
     Call,
     FrameKind,
+    Frames,
     PeerProtocolError,
     Purpose,
     Reason,
@@ -106,7 +107,7 @@ class Peer:
         finally:
             del self._calls[number]
 
-    def answered(self, payload: bytes) -> None:
+    def answered(self, payload: memoryview) -> None:
         """An ANSWER frame came."""
         answer = decode_answer(payload)
         waiting = self._calls.get(answer.number)
@@ -236,7 +237,7 @@ class Lane:
 
     # --- owner -------------------------------------------------------------------------------
 
-    def frames(self, _connection: Connection, frames: Iterator[tuple[int, bytes]]) -> None:
+    def frames(self, _connection: Connection, frames: Frames) -> None:
         """What comes back."""
         for kind, payload in frames:
             if kind == FrameKind.ANSWER and self._purpose == Purpose.CONTROL:

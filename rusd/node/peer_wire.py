@@ -2,7 +2,8 @@
 
 A connection has one purpose. It begins with a HELLO from who dials and a WELCOME (or REFUSED) from
 who listens; what follows depends on the purpose. A frame is the length of its payload (4 bytes, big
-endian), its kind (1 byte) and the payload, a message of `protos/peer.proto` or nothing.
+endian), its kind (1 byte) and the payload: a message of `protos/peer.proto`, or nothing. Before a
+Raft message is its length (4 bytes), and after it the data of its entries.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,12 +24,16 @@ MAGIC: Final = 0x72757364
 MAX_HELLO_BYTES: Final = 16 << 10
 MAX_NUMBER: Final = (1 << 63) - 1
 """Of terms and indexes."""
-MAX_ENTRIES: Final = 1 << 20
-"""In one message."""
+MAX_MESSAGE_HEAD_BYTES: Final = 4 << 20
+"""Of a Raft message without the data of its entries: some 300,000 entries."""
 
 HEAD_BYTES: Final = 5
 _pack_head: Final = Struct(">IB").pack
 _unpack_head: Final = Struct(">IB").unpack_from
+_pack_message_head: Final = Struct(">IBI").pack
+_unpack_length: Final = Struct(">I").unpack_from
+_LENGTH_BYTES: Final = 4
+_JOINED_BYTES: Final = 16 << 10
 
 
 class FrameKind(IntEnum):
@@ -145,6 +150,9 @@ class Answer:
 
 # Frames
 
+Frames = Iterator[tuple[int, memoryview]]
+"""Kinds and payloads."""
+
 
 def frame(kind: int, payload: bytes = b"") -> bytes:
     """One frame."""
@@ -174,7 +182,7 @@ class FrameReader:
         self._chunks.append(data)
         self._size += len(data)
 
-    def frames(self) -> Iterator[tuple[int, bytes]]:
+    def frames(self) -> Frames:
         """Give kind and payload of every whole frame. Whoever stops early may go on later.
 
         Raises PeerProtocolError for a payload over the limit.
@@ -195,7 +203,7 @@ class FrameReader:
             if not self._size:
                 self._chunks.clear()
                 self._position = 0
-            yield kind, data[start:end]
+            yield kind, memoryview(data)[start:end]
 
     def rest(self) -> bytes:
         """Take out the bytes that follow the frames given so far."""
@@ -233,11 +241,11 @@ def encode_hello(hello: Hello) -> bytes:
     return frame(FrameKind.HELLO, message.SerializeToString())
 
 
-def decode_hello(kind: int, payload: bytes) -> Hello:
+def decode_hello(kind: int, payload: memoryview) -> Hello:
     """Read the first frame of a connection; PeerProtocolError when it is no hello."""
     try:
-        message = pb.Hello.FromString(payload)
-    except DecodeError:
+        message = _decoded(pb.Hello, payload)
+    except PeerProtocolError:
         message = None
     if kind != FrameKind.HELLO or message is None or message.magic != MAGIC:
         raise PeerProtocolError("no hello of a member")
@@ -269,13 +277,13 @@ def encode_refusal(refusal: RefusedError) -> bytes:
     return frame(FrameKind.REFUSED, message.SerializeToString())
 
 
-def decode_refusal(payload: bytes) -> RefusedError:
+def decode_refusal(payload: memoryview) -> RefusedError:
     """Read what encode_refusal wrote."""
     message = _decoded(pb.Refusal, payload)
     return RefusedError(message.reason, message.text)
 
 
-def decode_welcome(kind: int, payload: bytes) -> Welcome:
+def decode_welcome(kind: int, payload: memoryview) -> Welcome:
     """Read the answer to a hello; RefusedError when it is a refusal."""
     if kind == FrameKind.REFUSED:
         raise decode_refusal(payload)
@@ -288,8 +296,8 @@ def decode_welcome(kind: int, payload: bytes) -> Welcome:
 # Raft messages
 
 
-def encode_message(message: Message) -> bytes:
-    """The frame of a Raft message."""
+def encode_message(message: Message) -> list[bytes]:
+    """The frame of a Raft message, in pieces: large data is not copied."""
     encoded = pb.Message(
         kind=message.kind,
         to=message.to,
@@ -302,8 +310,11 @@ def encode_message(message: Message) -> bytes:
         hint=message.hint,
         context=message.context,
     )
+    total = 0
     for entry in message.entries:
-        encoded.entries.add(term=entry.term, index=entry.index, kind=entry.kind, data=entry.data)
+        size = len(entry.data)
+        total += size
+        encoded.entries.add(term=entry.term, index=entry.index, kind=entry.kind, size=size)
     snapshot = message.snapshot
     if snapshot is not None:
         conf = snapshot.conf_state
@@ -314,19 +325,32 @@ def encode_message(message: Message) -> bytes:
         encoded.snapshot.outgoing.extend(conf.outgoing)
         encoded.snapshot.learners_next.extend(conf.learners_next)
         encoded.snapshot.auto_leave = conf.auto_leave
-    return frame(FrameKind.MESSAGE, encoded.SerializeToString())
+    body = encoded.SerializeToString()
+    length = _LENGTH_BYTES + len(body) + total
+    head = _pack_message_head(length, FrameKind.MESSAGE, len(body)) + body
+    if not total:
+        return [head]
+    pieces = [head, *[entry.data for entry in message.entries]]
+    return pieces if total >= _JOINED_BYTES * len(message.entries) else [b"".join(pieces)]
 
 
 _KINDS: Final = {int(kind): kind for kind in MessageKind}
 _ENTRY_KINDS: Final = {int(kind): kind for kind in EntryKind}
 
 
-def decode_message(payload: bytes) -> Message:
+def decode_message(payload: memoryview) -> Message:
     """Read the payload of a MESSAGE frame.
 
     PeerProtocolError when it is none, or has an unknown kind or a number out of range.
     """
-    encoded = _decoded(pb.Message, payload)
+    if len(payload) < _LENGTH_BYTES:
+        raise PeerProtocolError("a message without a head")
+    length = _unpack_length(payload)[0]
+    if length > min(len(payload) - _LENGTH_BYTES, MAX_MESSAGE_HEAD_BYTES):
+        raise PeerProtocolError(f"a message with a head of {length} bytes")
+    end = _LENGTH_BYTES + length
+    encoded = _decoded(pb.Message, payload[_LENGTH_BYTES:end])
+    data = payload[end:]
     kind = _KINDS.get(encoded.kind)
     if kind is None:
         raise PeerProtocolError(f"a message of unknown kind {encoded.kind}")
@@ -344,16 +368,15 @@ def decode_message(payload: bytes) -> Message:
         commit,
         encoded.reject,
         hint,
-        _decode_entries(encoded.entries) if encoded.entries else (),
+        _decode_entries(encoded.entries, data) if encoded.entries or data else (),
         encoded.context,
         _decode_snapshot(encoded.snapshot) if encoded.HasField("snapshot") else None,
     )
 
 
-def _decode_entries(encoded: Sequence[pb.Entry]) -> tuple[Entry, ...]:
-    if len(encoded) > MAX_ENTRIES:
-        raise PeerProtocolError("a message of too many entries")
+def _decode_entries(encoded: Sequence[pb.Entry], data: memoryview) -> tuple[Entry, ...]:
     entries = []
+    start = 0
     for entry in encoded:
         kind = _ENTRY_KINDS.get(entry.kind)
         if kind is None:
@@ -361,7 +384,13 @@ def _decode_entries(encoded: Sequence[pb.Entry]) -> tuple[Entry, ...]:
         term, index = entry.term, entry.index
         if term > MAX_NUMBER or index > MAX_NUMBER:
             raise PeerProtocolError("a term or an index out of range")
-        entries.append(Entry(term, index, entry.data, kind))
+        end = start + entry.size
+        if end > len(data):
+            raise PeerProtocolError("an entry whose data is not there")
+        entries.append(Entry(term, index, bytes(data[start:end]), kind))
+        start = end
+    if start != len(data):
+        raise PeerProtocolError("data without an entry")
     return tuple(entries)
 
 
@@ -392,7 +421,7 @@ def encode_call(call: Call) -> bytes:
     return frame(FrameKind.CALL, message.SerializeToString())
 
 
-def decode_call(payload: bytes) -> Call:
+def decode_call(payload: memoryview) -> Call:
     """Read the payload of a CALL frame."""
     message = _decoded(pb.Call, payload)
     return Call(message.number, message.method, message.timeout_ms / 1000, message.body)
@@ -409,7 +438,7 @@ def encode_answer(answer: Answer) -> bytes:
     return frame(FrameKind.ANSWER, message.SerializeToString())
 
 
-def decode_answer(payload: bytes) -> Answer:
+def decode_answer(payload: memoryview) -> Answer:
     """Read the payload of an ANSWER frame."""
     message = _decoded(pb.Answer, payload)
     return Answer(message.number, message.body, message.error if message.failed else None)
@@ -418,8 +447,8 @@ def decode_answer(payload: bytes) -> Answer:
 _Decoded = TypeVar("_Decoded", bound=ProtobufMessage)
 
 
-def _decoded(kind: type[_Decoded], payload: bytes) -> _Decoded:
+def _decoded(kind: type[_Decoded], payload: memoryview) -> _Decoded:
     try:
-        return kind.FromString(payload)
+        return kind.FromString(bytes(payload))
     except DecodeError:
         raise PeerProtocolError(f"bytes that are no {kind.__name__}") from None

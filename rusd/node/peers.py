@@ -9,7 +9,7 @@ that carries nonsense, or nothing, is closed, and harms no other.
 
 import asyncio
 import ssl as tls
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import rusd
 from rusd.log import SILENT, Logger
@@ -21,6 +21,7 @@ from rusd.node.peer_wire import (
     BULK_KINDS,
     Call,
     FrameKind,
+    Frames,
     Hello,
     PeerProtocolError,
     Purpose,
@@ -128,7 +129,7 @@ class Peers:
                 continue
             bulk = message.kind in BULK_KINDS
             connection = (peer.bulk if bulk else peer.control).connection
-            if connection is None or not connection.put(encode_message(message)):
+            if connection is None or not connection.put(*encode_message(message)):
                 self._report_unreachable(message.to)
             else:
                 touched[connection] = None
@@ -290,7 +291,7 @@ class _Asking:
     def __init__(self) -> None:
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    def frames(self, _connection: Connection, frames: Iterator[tuple[int, bytes]]) -> None:
+    def frames(self, _connection: Connection, frames: Frames) -> None:
         for kind, payload in frames:
             if kind != FrameKind.ANSWER:
                 raise PeerProtocolError(f"unexpected frame of kind {kind}")

@@ -47,16 +47,16 @@ class Refusal(_message.Message):
     def __init__(self, reason: _Optional[int] = ..., text: _Optional[str] = ...) -> None: ...
 
 class Entry(_message.Message):
-    __slots__ = ("term", "index", "kind", "data")
+    __slots__ = ("term", "index", "kind", "size")
     TERM_FIELD_NUMBER: _ClassVar[int]
     INDEX_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
-    DATA_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
     term: int
     index: int
     kind: int
-    data: bytes
-    def __init__(self, term: _Optional[int] = ..., index: _Optional[int] = ..., kind: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    size: int
+    def __init__(self, term: _Optional[int] = ..., index: _Optional[int] = ..., kind: _Optional[int] = ..., size: _Optional[int] = ...) -> None: ...
 
 class Snapshot(_message.Message):
     __slots__ = ("index", "term", "voters", "learners", "outgoing", "learners_next", "auto_leave")

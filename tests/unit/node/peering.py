@@ -1,6 +1,7 @@
 """Members of the transport for tests: several `Peers` in one event loop, and a bad link."""
 
 import asyncio
+import gc
 import json
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
@@ -20,9 +21,13 @@ QUICK = PeerLimits(read_timeout=0.5, write_timeout=0.5, max_backoff=0.1, hello_t
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
-    """Run a scenario on the loop that rusd runs on."""
+    """Run a scenario on the loop that rusd runs on. No exception may end in the loop."""
+    unhandled: list[dict[str, Any]] = []
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.get_loop().set_exception_handler(lambda _, context: unhandled.append(context))
         runner.run(scenario)
+        gc.collect()
+    assert unhandled == []
 
 
 async def eventually(condition: Callable[[], object]) -> None:
@@ -186,7 +191,11 @@ class Relay:
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
-        there = await asyncio.open_connection("127.0.0.1", self._target, limit=self.PIECE)
+        try:
+            there = await asyncio.open_connection("127.0.0.1", self._target, limit=self.PIECE)
+        except OSError:
+            writer.close()
+            return
         self._writers |= {writer, there[1]}
         for source, sink in ((reader, there[1]), (there[0], writer)):
             sink.transport.set_write_buffer_limits(high=self.PIECE)

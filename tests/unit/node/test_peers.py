@@ -92,7 +92,7 @@ def test_a_message_for_or_from_another_than_the_hello_said_is_dropped() -> None:
             lane = one.peers._peers[2].control.connection
             assert lane is not None
             for wrong in (heartbeat(2, 3), heartbeat(3, 1), heartbeat(2, 2)):
-                lane.put(encode_message(wrong))
+                lane.put(*encode_message(wrong))
             one.peers.send([heartbeat(2, 1, 9)])
             await eventually(lambda: two.received)
             assert two.received == [heartbeat(2, 1, 9)]
