@@ -1,4 +1,4 @@
-"""The server's command line: etcd's flags in, a Config out, and the server started with it.
+"""The `rusd` command: bare it is the server, with etcd's flags; its first word may be a command.
 
 Flags are read by `rusd.config`, which has their table and Go's syntax for them; click has the
 command, its help and its errors.
@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 import rusd
+from rusd.cli.healthcheck import healthcheck
 from rusd.config import FLAGS, Config, ConfigError, load, read_arguments
 
 _INTRODUCTION = """\
@@ -21,11 +22,13 @@ Every flag is also an environment variable (--data-dir is ETCD_DATA_DIR), or a k
 that --config-file (ETCD_CONFIG_FILE) names. With a file, flags and environment are not used."""
 
 
-class ServerCommand(click.Command):
-    """A click command whose options are the flags of `rusd.config.FLAGS`."""
+class ServerCommand(click.Group):
+    """A command whose options are the flags of `rusd.config.FLAGS`, with commands below it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Leave help and version to click's way of ending; keep the rest for the server."""
+        if args and args[0] in self.commands:
+            return super().parse_args(ctx, args)
         try:
             given = read_arguments(args)
         except ConfigError as error:
@@ -40,12 +43,16 @@ class ServerCommand(click.Command):
         return []
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the one usage that there is."""
-        formatter.write_usage(ctx.command_path, "[flags]")
+        """Write the two usages that there are."""
+        formatter.write_usage(ctx.command_path, "[flags] | COMMAND [options]")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the flags in etcd's groups, each with its default."""
+        """Write the commands, and the flags in etcd's groups, each with its default."""
         with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, each.get_short_help_str()) for name, each in self.commands.items()]
+            )
+        with formatter.section("General"):
             formatter.write_dl(
                 [
                     ("--config-file file", "read all settings from a YAML file"),
@@ -62,9 +69,17 @@ class ServerCommand(click.Command):
                 formatter.write_dl(rows, col_max=44)
 
 
-@click.command("rusd", cls=ServerCommand, help=_INTRODUCTION, add_help_option=False)
+@click.group(
+    "rusd",
+    cls=ServerCommand,
+    help=_INTRODUCTION,
+    add_help_option=False,
+    invoke_without_command=True,
+)
 @click.pass_context
 def _serve(ctx: click.Context) -> None:
+    if ctx.invoked_subcommand is not None:
+        return
     try:
         config = load(ctx.args, os.environ)
         if not _has_data(config):
@@ -75,6 +90,9 @@ def _serve(ctx: click.Context) -> None:
     except ConfigError as error:
         _stop(ctx, error)
     ctx.exit(code)
+
+
+_serve.add_command(healthcheck)
 
 
 def main() -> NoReturn:
