@@ -13,6 +13,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -21,6 +23,7 @@ from tests.bench import three, workloads
 from tests.bench.goals import BY_NAME, ROWS
 from tests.bench.load import Generators, LoadError
 from tests.bench.machine import Others, description, filesystem
+from tests.bench.profile import profiled
 from tests.bench.report import Figures, as_json, notes, page, shown, table
 from tests.bench.site import SHORT, Group, Site, Sizes, members_of
 from tests.members import NotReadyError, rusd_command
@@ -42,6 +45,13 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--list", action="store_true", help="print the rows and their goals")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures")
+    parser.add_argument("--seconds", type=float, help="how long a rate is measured, each time")
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FOLDER",
+        help="run py-spy beside the members; needs --rusd-only",
+    )
     parser.add_argument("--folder", type=Path, help="where the members keep data (default: temp)")
     parser.add_argument(
         "--subject", choices=("rusd", "etcd"), default="rusd", help="what runs as rusd"
@@ -51,6 +61,8 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
     one.add_argument("--etcd-only", action="store_true")
     arguments = parser.parse_args(given)
     wanted = arguments.only.split(",") if arguments.only else ["*"]
+    if arguments.profile and not arguments.rusd_only:
+        parser.error("--profile needs --rusd-only: py-spy can look into Python alone")
     if unknown := [each for each in wanted if not fnmatch.filter(BY_NAME, each)]:
         parser.error(f"no such row: {', '.join(unknown)}")
     arguments.names = [
@@ -75,7 +87,12 @@ def _subjects(arguments: argparse.Namespace) -> dict[str, tuple[str, ...]]:
 
 
 def _measure_group(
-    group: Group, subject: str, site: Site, names: Sequence[str], figures: Figures
+    group: Group,
+    subject: str,
+    site: Site,
+    names: Sequence[str],
+    figures: Figures,
+    profiles: Path | None,
 ) -> None:
     """One round of a group on fresh members; what fails is kept as a failure and passed over."""
     wanted = [work for work in group.workloads if not set(work.rows).isdisjoint(names)]
@@ -88,7 +105,9 @@ def _measure_group(
             site.generators.busiest = 0.0
             others = Others(site.pids)
             try:
-                for name, value in work.measure(site).items():
+                with profiled(profiles, "+".join(work.rows), site) if profiles else nullcontext():
+                    measured = work.measure(site)
+                for name, value in measured.items():
                     figures.add(name, subject, value)
                     print(f"{name} {subject} {shown(value, BY_NAME[name].unit)}", file=sys.stderr)
             except _FAILURES as error:
@@ -112,9 +131,16 @@ def _fail(figures: Figures, label: str, subject: str, error: BaseException) -> N
 
 
 def measure(
-    subjects: Mapping[str, Sequence[str]], names: Sequence[str], sizes: Sizes, folder: Path
+    subjects: Mapping[str, Sequence[str]],
+    names: Sequence[str],
+    sizes: Sizes,
+    folder: Path,
+    profiles: Path | None = None,
 ) -> Figures:
-    """All rounds of all groups that hold a wanted row, the subjects in turn in each round."""
+    """All rounds of all groups that hold a wanted row, the subjects in turn in each round.
+
+    With a folder for profiles, the last round's are left there.
+    """
     figures = Figures()
     generators = Generators(folder)
     for group in GROUPS:
@@ -125,7 +151,7 @@ def measure(
                 with tempfile.TemporaryDirectory(dir=folder) as scratch:
                     members = members_of(command, Path(scratch), _FLAGS, group.members)
                     site = Site(members, generators, sizes)
-                    _measure_group(group, subject, site, names, figures)
+                    _measure_group(group, subject, site, names, figures, profiles)
     return figures
 
 
@@ -138,7 +164,7 @@ def main(given: Sequence[str] | None = None) -> int:
         return 0
     folder = arguments.folder or Path(tempfile.gettempdir())
     complete = not (arguments.short or arguments.only or arguments.subject == "etcd")
-    complete = complete and not (arguments.rusd_only or arguments.etcd_only)
+    complete = complete and not (arguments.rusd_only or arguments.etcd_only or arguments.seconds)
     if complete and filesystem(folder) == "tmpfs":
         raise SystemExit(f"{folder} is in memory, where fsync costs nothing: give --folder")
     if complete and shutil.which("h2load") is None:
@@ -147,8 +173,10 @@ def main(given: Sequence[str] | None = None) -> int:
     subjects = _subjects(arguments)
     machine = description(folder, subjects.get("etcd"))
     sizes = SHORT if arguments.short else Sizes()
+    if arguments.seconds:
+        sizes = replace(sizes, seconds=arguments.seconds)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        figures = measure(subjects, arguments.names, sizes, Path(scratch))
+        figures = measure(subjects, arguments.names, sizes, Path(scratch), arguments.profile)
     print(table(figures, arguments.names))
     for note in notes(figures):
         print(note)
