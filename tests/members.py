@@ -20,6 +20,8 @@ from typing import Self
 
 import grpc
 
+from rusd.pb import rpc_pb2 as rpc
+
 READY_LINE = b"ready to serve client requests"
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
@@ -66,11 +68,12 @@ def rusd_command() -> tuple[str, ...]:
     return (str(Path(sys.executable).with_name("rusd")),)
 
 
-@dataclass
+@dataclass(eq=False)
 class Member:
     """One server process and what it needs: a data directory, two ports, a log file.
 
-    `command` is the program with its leading arguments; etcd's flags are added to it.
+    `command` is the program with its leading arguments; etcd's flags are added to it. Without
+    `initial_cluster` it is the only member of its cluster.
     """
 
     command: Sequence[str]
@@ -78,6 +81,10 @@ class Member:
     flags: Sequence[str] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    name: str = "default"
+    host: str = "127.0.0.1"
+    initial_cluster: str = ""
+    initial_cluster_state: str = "new"
 
     def __post_init__(self) -> None:
         """Take the ports; they stay the member's own over restarts."""
@@ -89,7 +96,7 @@ class Member:
     @property
     def target(self) -> str:
         """`host:port` of the client API."""
-        return f"127.0.0.1:{self.client_port}"
+        return f"{self.host}:{self.client_port}"
 
     @property
     def client_url(self) -> str:
@@ -99,7 +106,7 @@ class Member:
     @property
     def peer_url(self) -> str:
         """The advertised peer URL."""
-        return f"http://127.0.0.1:{self.peer_port}"
+        return f"http://{self.host}:{self.peer_port}"
 
     @property
     def log(self) -> str:
@@ -110,11 +117,12 @@ class Member:
         """The whole command line."""
         return [
             *self.command,
-            *("--name", "default", "--data-dir", str(self.data_dir)),
+            *("--name", self.name, "--data-dir", str(self.data_dir)),
             *("--listen-client-urls", self.client_url, "--advertise-client-urls", self.client_url),
             *("--listen-peer-urls", self.peer_url),
             *("--initial-advertise-peer-urls", self.peer_url),
-            *("--initial-cluster", f"default={self.peer_url}"),
+            *("--initial-cluster", self.initial_cluster or f"{self.name}={self.peer_url}"),
+            *("--initial-cluster-state", self.initial_cluster_state),
             *self.flags,
         ]
 
@@ -138,12 +146,16 @@ class Member:
     def start(self, seconds: float = START_SECONDS) -> Self:
         """Start the process and wait until it serves: its log says so and /health answers true."""
         self.launch()
+        return self.wait_ready(seconds)
+
+    def wait_ready(self, seconds: float = START_SECONDS) -> Self:
+        """Wait until the launched process serves."""
         try:
             wait_for(self._says_ready, seconds, "the ready line")
             wait_for(self._healthy, seconds, "/health")
         except (TimeoutError, NotReadyError) as error:
             self.close()
-            raise NotReadyError(f"{self.command[0]}: {error}; log:\n{self.log[-4000:]}") from None
+            raise NotReadyError(f"{self.name}: {error}; log:\n{self.log[-4000:]}") from None
         return self
 
     def wait_exit(self, seconds: float = START_SECONDS) -> int:
@@ -164,6 +176,16 @@ class Member:
         assert self.process is not None, "the member is not running"
         self.process.kill()
         self.wait_exit(STOP_SECONDS)
+
+    def pause(self) -> None:
+        """SIGSTOP: the process stands still until `resume`."""
+        assert self.process is not None, "the member is not running"
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        assert self.process is not None, "the member is not running"
+        self.process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
         """Leave no process behind, whatever state it is in."""
@@ -215,3 +237,78 @@ def running(
         yield member.start()
     finally:
         member.close()
+
+
+class Cluster:
+    """Members that form one cluster, by static bootstrap. `members` may be changed by a test."""
+
+    def __init__(
+        self, command: Sequence[str], folder: Path, size: int = 3, flags: Sequence[str] = ()
+    ) -> None:
+        """Make the members, named m1 to m<size>; none is started."""
+        self.members = [
+            Member(command, folder / f"m{number}", flags, name=f"m{number}")
+            for number in range(1, size + 1)
+        ]
+        self.name_members()
+
+    def name_members(self) -> None:
+        """Tell every member who the members are, to begin a new cluster with."""
+        everyone = ",".join(f"{member.name}={member.peer_url}" for member in self.members)
+        for member in self.members:
+            member.initial_cluster = everyone
+
+    @property
+    def running(self) -> list[Member]:
+        """The members that have a process."""
+        return [member for member in self.members if member.process is not None]
+
+    @property
+    def endpoints(self) -> str:
+        """As `etcdctl --endpoints` takes them."""
+        return ",".join(member.target for member in self.members)
+
+    def start(self, seconds: float = START_SECONDS) -> Self:
+        """Start all members that are not running, and wait until every one serves."""
+        for member in self.members:
+            if member.process is None:
+                member.launch()
+        for member in self.members:
+            member.wait_ready(seconds)
+        return self
+
+    def leader(self, seconds: float = START_SECONDS) -> Member:
+        """The running member that leads, as it says itself; waits until there is one."""
+        found: list[tuple[int, Member]] = []
+
+        def leads() -> bool:
+            for member in self.running:
+                with suppress(grpc.RpcError), member.channel() as channel:
+                    status: rpc.StatusResponse = channel.unary_unary(
+                        "/etcdserverpb.Maintenance/Status",
+                        request_serializer=rpc.StatusRequest.SerializeToString,
+                        response_deserializer=rpc.StatusResponse.FromString,
+                    )(rpc.StatusRequest(), timeout=1)
+                    if status.leader == status.header.member_id:
+                        found.append((status.raftTerm, member))
+            return bool(found)
+
+        wait_for(leads, seconds, "a leader")
+        return max(found, key=lambda each: each[0])[1]
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        for member in self.members:
+            member.close()
+
+
+@contextmanager
+def running_cluster(
+    command: Sequence[str], folder: Path, size: int = 3, flags: Sequence[str] = ()
+) -> Iterator[Cluster]:
+    """A cluster that is ready inside the `with` block and gone after it."""
+    cluster = Cluster(command, folder, size, flags)
+    try:
+        yield cluster.start()
+    finally:
+        cluster.close()

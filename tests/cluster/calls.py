@@ -1,0 +1,131 @@
+"""Unary calls to one member, each with a deadline, for tests in which a member may not answer."""
+
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from rusd.pb import rpc_pb2 as rpc
+from tests.members import Cluster, Member, wait_for
+
+SECONDS = 3.0
+"""How long a client waits for an answer, where a test does not say."""
+AGREE_SECONDS = 60.0
+
+_PATHS: dict[type[Message], str] = {
+    rpc.RangeRequest: "KV/Range",
+    rpc.PutRequest: "KV/Put",
+    rpc.DeleteRangeRequest: "KV/DeleteRange",
+    rpc.TxnRequest: "KV/Txn",
+    rpc.CompactionRequest: "KV/Compact",
+    rpc.LeaseGrantRequest: "Lease/LeaseGrant",
+    rpc.LeaseTimeToLiveRequest: "Lease/LeaseTimeToLive",
+    rpc.HashKVRequest: "Maintenance/HashKV",
+    rpc.StatusRequest: "Maintenance/Status",
+    rpc.MoveLeaderRequest: "Maintenance/MoveLeader",
+    rpc.AlarmRequest: "Maintenance/Alarm",
+    rpc.MemberAddRequest: "Cluster/MemberAdd",
+    rpc.MemberRemoveRequest: "Cluster/MemberRemove",
+    rpc.MemberPromoteRequest: "Cluster/MemberPromote",
+    rpc.MemberListRequest: "Cluster/MemberList",
+}
+
+M = TypeVar("M", bound=Message)
+
+
+class Connection:
+    """One channel to one member."""
+
+    def __init__(self, member: Member) -> None:
+        """Connect at the first call."""
+        self.member = member
+        self.channel = member.channel()
+
+    def ask(self, request: Message, answer: type[M], seconds: float = SECONDS) -> M:
+        """Send a request and wait for its answer; raise grpc.RpcError."""
+        response: M = self.channel.unary_unary(
+            f"/etcdserverpb.{_PATHS[type(request)]}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=answer.FromString,
+        )(request, timeout=seconds)
+        return response
+
+    def keep_alive(self, lease: int, seconds: float = SECONDS) -> int:
+        """Renew a lease on a stream of its own; return its TTL in seconds, 0 when it is gone."""
+        answers = self.channel.stream_stream(
+            "/etcdserverpb.Lease/LeaseKeepAlive",
+            request_serializer=rpc.LeaseKeepAliveRequest.SerializeToString,
+            response_deserializer=rpc.LeaseKeepAliveResponse.FromString,
+        )(iter([rpc.LeaseKeepAliveRequest(ID=lease)]), timeout=seconds)
+        try:
+            return int(next(answers).TTL)
+        finally:
+            answers.cancel()
+
+    def close(self) -> None:
+        """Close the channel."""
+        self.channel.close()
+
+
+def ask(member: Member, request: Message, answer: type[M], seconds: float = SECONDS) -> M:
+    """Ask one member once; raise grpc.RpcError."""
+    connection = Connection(member)
+    try:
+        return connection.ask(request, answer, seconds)
+    finally:
+        connection.close()
+
+
+def ask_until(cluster: Cluster, request: Message, answer: type[M], seconds: float) -> M:
+    """Ask one running member after the other until one answers; TimeoutError after `seconds`.
+
+    Only for requests that may be carried out more than once.
+    """
+    found: list[M] = []
+    errors: list[str] = []
+
+    def answered() -> bool:
+        for member in cluster.running:
+            try:
+                found.append(ask(member, request, answer))
+            except grpc.RpcError as error:
+                errors.append(f"{member.name}: {error.code().name} {error.details()}")
+            else:
+                return True
+        return False
+
+    try:
+        wait_for(answered, seconds, type(request).__name__)
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}; {errors[-3:]}") from None
+    return found[0]
+
+
+def status(member: Member) -> rpc.StatusResponse:
+    """Return what a member says of itself."""
+    return ask(member, rpc.StatusRequest(), rpc.StatusResponse)
+
+
+def await_agreement(cluster: Cluster) -> tuple[int, int]:
+    """Wait until all members answer; assert that HashKV agrees at the newest revision.
+
+    Returns the revision and the hash.
+    """
+    revision = ask_until(
+        cluster, rpc.RangeRequest(key=b"newest"), rpc.RangeResponse, AGREE_SECONDS
+    ).header.revision
+    hashes: dict[str, int] = {}
+
+    def hashed() -> bool:
+        for member in cluster.members:
+            if member.name not in hashes:
+                try:
+                    answer = ask(member, rpc.HashKVRequest(revision=revision), rpc.HashKVResponse)
+                except grpc.RpcError:  # the member is behind, or has just started
+                    return False
+                hashes[member.name] = answer.hash
+        return True
+
+    wait_for(hashed, AGREE_SECONDS, f"the hashes of all members at {revision}; there are {hashes}")
+    assert len(set(hashes.values())) == 1, f"hashes at revision {revision} differ: {hashes}"
+    return revision, hashes.popitem()[1]
