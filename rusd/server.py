@@ -5,10 +5,12 @@ import fcntl
 import gc
 import math
 import os
+import random
 import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import uvloop
 import rusd
 from rusd.api.answers import Answers, Headers
 from rusd.api.cluster import Cluster
+from rusd.api.gate import Gate
 from rusd.api.http import Http
 from rusd.api.kv import KV
 from rusd.api.lease import LeaseService
@@ -28,16 +31,30 @@ from rusd.lease.lessor import Lessor
 from rusd.log import Logger, log_loop_exceptions, open_logger, standard_logger
 from rusd.mvcc.watch import Watchers
 from rusd.node.auto_compaction import AutoCompaction, Periodic, Policy, Revisions
-from rusd.node.bootstrap import DamagedDataError, Identity, recover, wal_directory
+from rusd.node.bootstrap import (
+    BootstrapError,
+    DamagedDataError,
+    identify,
+    recover,
+    wal_directory,
+)
 from rusd.node.compactor import Compactor
-from rusd.node.entry import Kind
-from rusd.node.identity import cluster_id, member_id
+from rusd.node.connections import Connections
 from rusd.node.leases import Leases
+from rusd.node.membership import Membership
+from rusd.node.peer_connection import PeerLimits
+from rusd.node.peers import Peers, ask
 from rusd.node.pipeline import Limits as PipelineLimits
 from rusd.node.pipeline import Pipeline
+from rusd.node.publication import publish
 from rusd.node.quota import Quota
+from rusd.node.reads import Reads
+from rusd.node.renewals import Renewals
+from rusd.node.replica import Replica
+from rusd.node.transfer import Transfer
 from rusd.node.truncation import Truncation
-from rusd.pb.rpc_pb2 import Member
+from rusd.raft.message import Config as RaftConfig
+from rusd.raft.raw_node import RawNode
 from rusd.storage.engine import Engine
 from rusd.storage.wal import DamagedLogError, Wal
 from rusd.wire.limits import Limits
@@ -56,7 +73,7 @@ def run(config: Config) -> int:
     log = open_logger(config)
     try:
         return uvloop.run(_serve(config, log))
-    except (DamagedLogError, DamagedDataError, OSError) as error:
+    except (DamagedLogError, DamagedDataError, BootstrapError, OSError) as error:
         log.fatal("failed to start or to go on", error=error)
         return 1
     finally:
@@ -89,21 +106,33 @@ async def _serve(config: Config, log: Logger) -> int:
     engine = Engine(data / "member")
     wal = Wal(wal_directory(data, config.wal_dir), sync=not config.unsafe_no_fsync)
     lessor = Lessor(time.monotonic)
-    applier = recover(engine, wal, lessor, _identity(config), log)
+    identity = None
+    if Membership.load(engine.tables.state) is None:
+        identity = await identify(config, ask)
+    applier, persisted = recover(
+        engine, wal, lessor, identity, log, force_new_cluster=config.force_new_cluster
+    )
     keyspace, membership = applier.keyspace, applier.membership
+
+    raw = RawNode(_raft(config, membership.local_id), persisted)
+    replica = Replica(raw, wal, log, config.heartbeat_interval, fail)
+    peers = _peers(config, membership, replica, log, end)
     headers = Headers(membership.cluster_id, membership.local_id)
+    replica.on_leader_change.append(lambda: headers.set_term(raw.term))
     pipeline = Pipeline(
         applier,
-        wal,
+        replica,
         Answers(headers),
         log,
         PipelineLimits(
-            request_timeout=5.0 + 2 * config.election_timeout,
+            request_timeout=_request_timeout(config),
             slow_apply=config.warning_apply_duration,
             slow_request=config.warning_unary_request_duration,
         ),
-        fail,
     )
+    connections = Connections(replica, peers)
+    pipeline.connected = connections.since
+    reads = Reads(replica, _request_timeout(config))
     threads = ThreadPoolExecutor(2, thread_name_prefix="background")
     Truncation(pipeline, engine.flush, threads, log, config.snapshot_count)
     compactor = Compactor(
@@ -112,14 +141,11 @@ async def _serve(config: Config, log: Logger) -> int:
     applier.on_compact = compactor.start
     compactor.start()
     Quota(pipeline, engine.size, config.quota_backend_bytes, log)
-    leases = Leases(pipeline, lessor)
-    pipeline.become_leader()
-    headers.set_term(pipeline.term)
-    _publish(config, pipeline)
-    await pipeline.idle()
-
+    leases = Leases(pipeline, lessor, config.election_timeout)
+    renewals = Renewals(pipeline, reads, peers, lessor, leases)
+    transfer = Transfer(replica, membership, _request_timeout(config), connections.is_reachable)
     slow = SlowReads(config.warning_unary_request_duration, log)
-    kv = KV(pipeline, compactor, headers, slow, config.max_request_bytes, config.max_txn_ops)
+    kv = KV(pipeline, reads, compactor, headers, slow, config.max_request_bytes, config.max_txn_ops)
     watchers = Watchers(keyspace)
     pipeline.after_apply.append(watchers.notify)
     watch = Watch(
@@ -129,42 +155,60 @@ async def _serve(config: Config, log: Logger) -> int:
         config.max_request_bytes + _GRPC_OVERHEAD,
         config.watch_progress_notify_interval,
     )
-    lease = LeaseService(pipeline, lessor, leases, headers, _min_lease_ttl(config))
+    lease = LeaseService(pipeline, reads, renewals, lessor, leases, headers, _min_lease_ttl(config))
     maintenance = Maintenance(
-        pipeline, engine, compactor, threads, headers, config.quota_backend_bytes, log
+        pipeline, engine, compactor, threads, transfer, headers, config.quota_backend_bytes, log
     )
     cluster = Cluster(membership, headers)
     leases.start()
     policy = _auto_compaction(config)
     if policy is not None:
         AutoCompaction(policy, pipeline, log).start()
+    gate = Gate(replica, membership, config.election_timeout)
     server = Server(
-        [
-            *kv.methods(),
-            *watch.methods(),
-            *lease.methods(),
-            *maintenance.methods(),
-            *cluster.methods(),
-        ],
+        gate.guard(
+            [
+                *kv.methods(),
+                *watch.methods(),
+                *lease.methods(),
+                *maintenance.methods(),
+                *cluster.methods(),
+            ]
+        ),
         Http(pipeline).answer,
         _limits(config),
         standard_logger(log, "rusd.wire"),
     )
+    gate.bind(server.turn)
     pipeline.after_apply.append(server.flush)
-    for url in config.listen_client_urls:
-        await server.listen(url.host, url.port)
-        log.info("serving client traffic insecurely", address=f"{url.host}:{url.port}")
+    reads.after_answers = server.flush
+
+    for url in config.listen_peer_urls:
+        await peers.listen(url.host, url.port)
+        log.info("listening for other members", address=f"{url.host}:{url.port}")
     _calm_garbage_collector()
     _share_the_interpreter()
-    log.info("ready to serve client requests")
+    joined = loop.create_task(_join(config, pipeline))
+    await asyncio.wait((joined, stop), return_when=asyncio.FIRST_COMPLETED)
+    if joined.done():
+        joined.result()
+        for url in config.listen_client_urls:
+            await server.listen(url.host, url.port)
+            log.info("serving client traffic insecurely", address=f"{url.host}:{url.port}")
+        log.info("ready to serve client requests")
+    joined.cancel()
     code = await stop
     log.info("stopping")
+    if code == 0:
+        await transfer.away()
     watch.stop()
     lease.stop()
     await server.drain(_DRAIN_SECONDS if code == 0 else 0)
     if code == 0:
         leases.stop()
-        await pipeline.stop()
+        await pipeline.stop(_DRAIN_SECONDS)
+    await peers.stop()
+    if code == 0:
         await loop.run_in_executor(threads, engine.flush)
     threads.shutdown()
     wal.close()
@@ -173,6 +217,79 @@ async def _serve(config: Config, log: Logger) -> int:
     os.close(lock)
     log.info("stopped")
     return code
+
+
+async def _join(config: Config, pipeline: Pipeline) -> None:
+    """Returns when this member serves: it has a leader, what was committed, and is known."""
+    replica = pipeline.replica
+    if replica.raw.conf_state.voters == (replica.id,):
+        await replica.lead()
+    elif config.initial_election_tick_advance:
+        replica.hasten(_election_ticks(config) - 2)
+    replica.run()
+    urls = [url.text for url in config.advertise_client_urls]
+    await publish(pipeline, config.name, urls)
+    await pipeline.idle()
+
+
+def _raft(config: Config, member: int) -> RaftConfig:
+    return RaftConfig(
+        member,
+        election_ticks=_election_ticks(config),
+        pre_vote=config.pre_vote,
+        random_ticks=random.SystemRandom().randrange,
+    )
+
+
+def _election_ticks(config: Config) -> int:
+    return round(config.election_timeout / config.heartbeat_interval)
+
+
+def _peers(
+    config: Config,
+    membership: Membership,
+    replica: Replica,
+    log: Logger,
+    end: Callable[[int], None],
+) -> Peers:
+    """Connects the core with the other members, and follows who they are."""
+
+    def removed() -> None:
+        log.error("this member was removed from the cluster; it stops")
+        end(0)
+
+    peers = Peers(
+        membership.cluster_id,
+        membership.local_id,
+        replica.receive,
+        replica.unreachable,
+        log,
+        on_removed=removed,
+        peer_urls=[url.text for url in config.initial_advertise_peer_urls],
+        limits=PeerLimits(
+            read_timeout=config.raft_read_timeout, write_timeout=config.raft_write_timeout
+        ),
+    )
+    replica.send = peers.send
+
+    def follow() -> None:
+        others = {
+            member.ID: list(member.peerURLs)
+            for member in membership.members.values()
+            if membership.local_id != member.ID
+        }
+        peers.update(others, membership.removed)
+        if membership.is_removed:
+            removed()
+
+    replica.on_conf_change.append(follow)
+    follow()
+    return peers
+
+
+def _request_timeout(config: Config) -> float:
+    """Seconds that a request waits at most: etcd's."""
+    return 5.0 + 2 * config.election_timeout
 
 
 def _log_start(config: Config, log: Logger) -> None:
@@ -202,27 +319,6 @@ def _lock(data: Path) -> int:
     except OSError:
         raise OSError(f"another process uses the data directory {data}") from None
     return lock
-
-
-def _identity(config: Config) -> Identity:
-    urls = [url.text for url in config.initial_advertise_peer_urls]
-    member = member_id(urls, config.initial_cluster_token)
-    return Identity(cluster_id([member]), Member(ID=member, name=config.name, peerURLs=urls))
-
-
-def _publish(config: Config, pipeline: Pipeline) -> None:
-    """Tells the cluster this member's name and client URLs, where they have changed."""
-    membership = pipeline.applier.membership
-    known = membership.members[membership.local_id]
-    member = Member(
-        ID=known.ID,
-        name=config.name,
-        peerURLs=known.peerURLs,
-        clientURLs=[url.text for url in config.advertise_client_urls],
-        isLearner=known.isLearner,
-    )
-    if member != known:
-        pipeline.propose(Kind.MEMBER, member.SerializeToString(), member, None, 0)
 
 
 def _min_lease_ttl(config: Config) -> int:

@@ -10,7 +10,15 @@ from rusd.mvcc.errors import (
     LeaseNotFoundError,
 )
 from rusd.node.alarms import CorruptError, NoSpaceError
-from rusd.node.pipeline import OverloadedError, StoppedError, TimedOutError
+from rusd.node.pipeline import (
+    ConnectionLostError,
+    LeaderLostError,
+    OverloadedError,
+    StoppedError,
+    TimedOutError,
+)
+from rusd.node.reads import LeaderChangedError, TimedOutReadError
+from rusd.node.transfer import BadTransfereeError, NotLeaderError, TransferTimedOutError
 from rusd.wire.grpc import Code, Status
 
 EMPTY_KEY: Final = Status(Code.INVALID_ARGUMENT, "etcdserver: key is not provided")
@@ -142,7 +150,14 @@ _OF_ERROR: Final[dict[type[Exception], Status]] = {
     CorruptError: CORRUPT,
     OverloadedError: REQUEST_TOO_MANY_REQUESTS,
     TimedOutError: TIMEOUT,
+    LeaderLostError: TIMEOUT_DUE_TO_LEADER_FAIL,
+    ConnectionLostError: TIMEOUT_DUE_TO_CONNECTION_LOST,
+    TimedOutReadError: TIMEOUT,
+    LeaderChangedError: LEADER_CHANGED,
     StoppedError: STOPPED,
+    NotLeaderError: NOT_LEADER,
+    BadTransfereeError: BAD_LEADER_TRANSFEREE,
+    TransferTimedOutError: TIMEOUT,
 }
 
 

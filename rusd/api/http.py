@@ -37,6 +37,8 @@ class Http:
         for alarm, name in ((NOSPACE, "NOSPACE"), (CORRUPT, "CORRUPT")):
             if alarm in alarms and f"exclude={name}" not in excluded:
                 return _json(503, {"health": "false", "reason": f"ALARM {name}"})
+        if not self._pipeline.replica.leader:
+            return _json(503, {"health": "false", "reason": "RAFT NO LEADER"})
         return _json(200, {"health": "true", "reason": ""})
 
 

@@ -23,6 +23,8 @@ from rusd.mvcc.txn import Plan, read_only_txn
 from rusd.node.compactor import Compactor
 from rusd.node.entry import Kind
 from rusd.node.pipeline import Pipeline
+from rusd.node.reads import Reads
+from rusd.node.replica import Replica
 from rusd.pb.rpc_pb2 import (
     CompactionRequest,
     DeleteRangeRequest,
@@ -43,6 +45,7 @@ class KV:
     def __init__(
         self,
         pipeline: Pipeline,
+        reads: Reads,
         compactor: Compactor,
         headers: Headers,
         slow: SlowReads,
@@ -50,7 +53,7 @@ class KV:
         max_txn_ops: int,
     ) -> None:
         self._pipeline, self._compactor, self._headers = pipeline, compactor, headers
-        self._slow = slow
+        self._slow, self._reads, self._replica = slow, reads, pipeline.replica
         self._keyspace: Keyspace = pipeline.keyspace
         self._max_request_bytes, self._max_txn_ops = max_request_bytes, max_txn_ops
 
@@ -86,10 +89,38 @@ class KV:
         self._pipeline.flush()
 
     def range(self, calls: list[Call]) -> None:
+        if not self._replica.sole:
+            calls = self._confirm(calls, _is_serializable, self._ranges)
+        self._ranges(calls)
+
+    def _confirm(
+        self,
+        calls: list[Call],
+        is_local: Callable[[bytes], bool],
+        answer: Callable[[list[Call]], None],
+    ) -> list[Call]:
+        """Returns the calls that this member may answer at once, and has the others answered when
+        a quorum has confirmed that nothing is missing here.
+        """
+        local = [call for call in calls if is_local(call[3])]
+        if len(local) < len(calls):
+            others = calls if not local else [call for call in calls if not is_local(call[3])]
+
+            def done(error: Exception | None) -> None:
+                if error is None:
+                    answer(others)
+                    return
+                status = errors.status_of(error)
+                for connection, stream, _, _ in others:
+                    connection.fail(stream, status)
+
+            self._reads.wait(done)
+        return local
+
+    def _ranges(self, calls: list[Call]) -> None:
+        """Answers from what is applied: all calls of a turn read the same revision."""
         keyspace = self._keyspace
         get = keyspace.get
-        # All calls of a turn read the same revision: this member is the only voter, so what it has
-        # applied is what is committed and acknowledged.
         header = self._headers.at(keyspace.revision)
         for connection, stream, _, message in calls:
             size = len(message)
@@ -130,7 +161,7 @@ class KV:
         run_sliced(read_range(self._keyspace, request), done, partial(connection.fail, stream))
 
     def _open_range_stream(self, stream: Stream) -> "_RangeStream":
-        return _RangeStream(stream, self._keyspace, self._headers)
+        return _RangeStream(stream, self._keyspace, self._headers, self._replica, self._reads)
 
     def delete_range(self, calls: list[Call]) -> None:
         for connection, stream, message, request in parsed(calls, DeleteRangeRequest.FromString):
@@ -159,13 +190,23 @@ class KV:
             error = check_txn(plan, most_ops)
             if error is not None:
                 connection.fail(stream, error)
-            elif plan.read_only:
+            elif plan.read_only and self._replica.sole:
                 self._read_only_txn(connection, stream, plan)
+            elif plan.read_only:
+                self._reads.wait(partial(self._confirmed_txn, connection, stream, plan))
             elif len(message) > most:
                 connection.fail(stream, errors.REQUEST_TOO_LARGE)
             else:
                 propose(Kind.TXN, message, plan, connection, stream)
         self._pipeline.flush()
+
+    def _confirmed_txn(
+        self, connection: Caller, stream: int, plan: Plan, error: Exception | None
+    ) -> None:
+        if error is None:
+            self._read_only_txn(connection, stream, plan)
+        else:
+            connection.fail(stream, errors.status_of(error))
 
     def _read_only_txn(self, connection: Caller, stream: int, plan: Plan) -> None:
         try:
@@ -183,6 +224,17 @@ class KV:
             self._pipeline.propose(Kind.COMPACT, message, request, caller, stream)
 
 
+def _is_serializable(message: bytes) -> bool:
+    """Whether a RangeRequest may be answered from what this member has."""
+    size = len(message)
+    if size > 2 and message[0] == 10 and message[1] == size - 2 < 128:
+        return False  # a key alone
+    try:
+        return RangeRequest.FromString(message).serializable
+    except DecodeError:
+        return True  # to be told so
+
+
 _UNSORTED_ONLY: Final = Status(
     Code.UNIMPLEMENTED, "etcdserver: a range stream has no sort order and no revision filters"
 )
@@ -191,8 +243,16 @@ _UNSORTED_ONLY: Final = Status(
 class _RangeStream:
     """A range that is sent in chunks, as fast as the client takes them."""
 
-    def __init__(self, stream: Stream, keyspace: Keyspace, headers: Headers) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        keyspace: Keyspace,
+        headers: Headers,
+        replica: Replica,
+        reads: Reads,
+    ) -> None:
         self._stream, self._keyspace, self._headers = stream, keyspace, headers
+        self._replica, self._reads = replica, reads
         self._header = b""
         self._chunks: Generator[bytes, None, bytes] | None = None
         self._scheduled = False
@@ -209,9 +269,18 @@ class _RangeStream:
         if error is not None:
             self._stream.finish(error)
             return
-        self._header = self._headers.at(self._keyspace.revision)
-        self._chunks = stream_range(self._keyspace, request)
-        self._step()
+        if request.serializable or self._replica.sole:
+            self._begin(request, None)
+        else:
+            self._reads.wait(partial(self._begin, request))
+
+    def _begin(self, request: RangeRequest, refusal: Exception | None) -> None:
+        if refusal is not None:
+            self._stream.finish(errors.status_of(refusal))
+        elif not self._stream.closed:
+            self._header = self._headers.at(self._keyspace.revision)
+            self._chunks = stream_range(self._keyspace, request)
+            self._step()
 
     def half_closed(self) -> None:
         pass

@@ -1,20 +1,22 @@
 """The Lease service."""
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from random import SystemRandom
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from rusd.api import errors
-from rusd.api.answers import Headers
+from rusd.api.answers import Caller, Headers
 from rusd.api.parsing import parsed
 from rusd.lease.lessor import MAX_TTL, Lessor, NoSuchLeaseError
 from rusd.mvcc.records import signed_varint
 from rusd.node.entry import Kind
 from rusd.node.leases import Leases
 from rusd.node.pipeline import Pipeline
+from rusd.node.reads import Reads
+from rusd.node.renewals import Renewals, time_to_live
 from rusd.pb.rpc_pb2 import (
     LeaseGrantRequest,
     LeaseKeepAliveRequest,
@@ -30,9 +32,6 @@ from rusd.wire.service import Call, StreamMethod, UnaryMethod
 from rusd.wire.stream import Stream
 
 _SERVICE: Final = "/etcdserverpb.Lease/"
-_UNKNOWN: Final = -1
-"""TTL in the answer of LeaseTimeToLive about a lease that does not exist."""
-
 _MOST_OWED: Final = 10_000
 """Answers that a keep-alive stream holds back for a client that does not read them."""
 
@@ -43,10 +42,18 @@ class LeaseService:
     """Grants, revokes, keeps alive and shows leases."""
 
     def __init__(
-        self, pipeline: Pipeline, lessor: Lessor, leases: Leases, headers: Headers, min_ttl: int
+        self,
+        pipeline: Pipeline,
+        reads: Reads,
+        renewals: Renewals,
+        lessor: Lessor,
+        leases: Leases,
+        headers: Headers,
+        min_ttl: int,
     ) -> None:
         """`min_ttl` is in seconds; a grant of less is raised to it."""
-        self.lessor, self.leases = lessor, leases
+        self.lessor, self.leases, self.renewals = lessor, leases, renewals
+        self.replica, self._reads = pipeline.replica, reads
         self._pipeline, self._headers, self._min_ttl = pipeline, headers, min_ttl
         self.streams: set[KeepAlive] = set()
 
@@ -91,25 +98,34 @@ class LeaseService:
 
     def time_to_live(self, calls: list[Call]) -> None:
         for connection, stream, _, request in parsed(calls, LeaseTimeToLiveRequest.FromString):
-            try:
-                lease = self.lessor.get(request.ID)
-            except NoSuchLeaseError:
-                response = LeaseTimeToLiveResponse(ID=request.ID, TTL=_UNKNOWN)
+            if self.replica.sole:
+                self._show(connection, stream, time_to_live(self.lessor, request))
             else:
-                response = LeaseTimeToLiveResponse(
-                    ID=lease.id,
-                    TTL=max(0, int(self.lessor.left(lease))),
-                    grantedTTL=lease.ttl,
-                    keys=lease.keys if request.keys else (),
-                )
+                self.renewals.time_to_live(request, partial(self._show, connection, stream))
+
+    def _show(
+        self, connection: Caller, stream: int, response: LeaseTimeToLiveResponse | Exception
+    ) -> None:
+        if isinstance(response, Exception):
+            connection.fail(stream, errors.status_of(response))
+        else:
             connection.reply(stream, self.header() + response.SerializeToString())
 
     def leases_(self, calls: list[Call]) -> None:
         for connection, stream, _, _ in parsed(calls, LeaseLeasesRequest.FromString):
-            response = LeaseLeasesResponse(
-                leases=[LeaseStatus(ID=lease) for lease in self.lessor.ids()]
-            )
-            connection.reply(stream, self.header() + response.SerializeToString())
+            if self.replica.sole:
+                self._list(connection, stream, None)
+            else:
+                self._reads.wait(partial(self._list, connection, stream))
+
+    def _list(self, connection: Caller, stream: int, refusal: Exception | None) -> None:
+        if refusal is not None:
+            connection.fail(stream, errors.status_of(refusal))
+            return
+        response = LeaseLeasesResponse(
+            leases=[LeaseStatus(ID=lease) for lease in self.lessor.ids()]
+        )
+        connection.reply(stream, self.header() + response.SerializeToString())
 
     def open_keep_alive(self, stream: Stream) -> "KeepAlive":
         opened = KeepAlive(self, stream)
@@ -132,6 +148,7 @@ class KeepAlive:
     def __init__(self, service: LeaseService, stream: Stream) -> None:
         self._stream, self._streams = stream, service.streams
         self._lessor, self._leases = service.lessor, service.leases
+        self._replica, self._renewals = service.replica, service.renewals
         self._header: Callable[[], bytes] = service.header
         self._owed: dict[int, None] = {}
         """Leases whose answers wait until the client reads."""
@@ -180,6 +197,10 @@ class KeepAlive:
         self.finish(status)
 
     def _renew(self, lease: int) -> None:
+        if not self._replica.sole:
+            self._pending += 1
+            self._renewals.renew(lease, partial(self._renewed_by_leader, lease))
+            return
         try:
             found = self._lessor.renew(lease)
         except NoSuchLeaseError:
@@ -190,6 +211,14 @@ class KeepAlive:
         else:
             self._pending += 1
             self._leases.restore(found, self)
+
+    def _renewed_by_leader(self, lease: int, ttl: int | Exception) -> None:
+        self._pending -= 1
+        if isinstance(ttl, Exception):
+            self.finish(errors.status_of(ttl))
+            return
+        self._answer(lease, ttl)
+        self._finish_if_done()
 
     def _answer(self, lease: int, ttl: int) -> None:
         if self._stream.congested:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 import rusd
+from rusd.api import errors
 from rusd.api.answers import Caller, Headers
 from rusd.api.parsing import parsed
 from rusd.api.slices import run_sliced
@@ -17,6 +18,7 @@ from rusd.node.compactor import Compactor
 from rusd.node.entry import Kind
 from rusd.node.pipeline import Pipeline
 from rusd.node.quota import DEFAULT
+from rusd.node.transfer import Transfer, TransferError
 from rusd.pb.rpc_pb2 import (
     AlarmRequest,
     DefragmentRequest,
@@ -26,6 +28,8 @@ from rusd.pb.rpc_pb2 import (
     HashKVResponse,
     HashRequest,
     HashResponse,
+    MoveLeaderRequest,
+    MoveLeaderResponse,
     StatusRequest,
     StatusResponse,
 )
@@ -46,6 +50,7 @@ class Maintenance:
         engine: Engine,
         compactor: Compactor,
         background: Executor,
+        transfer: Transfer,
         headers: Headers,
         quota: int,
         log: Logger,
@@ -54,6 +59,8 @@ class Maintenance:
         self._pipeline, self._engine, self._compactor = pipeline, engine, compactor
         self._background, self._headers, self._log = background, headers, log
         self._quota = quota or DEFAULT
+        self._transfer = transfer
+        self._transfers: set[asyncio.Task[None]] = set()
         self._keyspace: Keyspace = pipeline.keyspace
         self._defragmentation: asyncio.Future[None] | None = None
 
@@ -64,6 +71,7 @@ class Maintenance:
             UnaryMethod(_SERVICE + "Hash", self.hash),
             UnaryMethod(_SERVICE + "HashKV", self.hash_kv),
             UnaryMethod(_SERVICE + "Defragment", self.defragment),
+            UnaryMethod(_SERVICE + "MoveLeader", self.move_leader),
         ]
 
     def _header(self) -> bytes:
@@ -71,19 +79,20 @@ class Maintenance:
 
     def status(self, calls: list[Call]) -> None:
         for connection, stream, _, _ in parsed(calls, StatusRequest.FromString):
-            applier = self._pipeline.applier
-            membership, applied = applier.membership, self._keyspace.applied.position
+            applier, raw = self._pipeline.applier, self._pipeline.replica.raw
+            membership = applier.membership
+            local = membership.members.get(membership.local_id)
+            problems = [] if raw.leader else [errors.NO_LEADER.message]
             response = StatusResponse(
                 version=rusd.ETCD_VERSION,
                 dbSize=self._engine.size(),
-                # The only voter leads, and what it has applied is what is committed.
-                leader=membership.local_id,
-                raftIndex=applied,
-                raftTerm=self._pipeline.term,
-                raftAppliedIndex=applied,
-                errors=applier.alarms.texts(),
+                leader=raw.leader,
+                raftIndex=raw.commit,
+                raftTerm=raw.term,
+                raftAppliedIndex=self._keyspace.applied.position,
+                errors=[*problems, *applier.alarms.texts()],
                 dbSizeInUse=self._engine.size_in_use(),
-                isLearner=membership.members[membership.local_id].isLearner,
+                isLearner=local is not None and local.isLearner,
                 storageVersion=_STORAGE_VERSION,
                 dbSizeQuota=self._quota,
                 downgradeInfo=DowngradeInfo(),
@@ -150,6 +159,23 @@ class Maintenance:
 
         future.add_done_callback(finish)
         return future
+
+    def move_leader(self, calls: list[Call]) -> None:
+        for connection, stream, _, request in parsed(calls, MoveLeaderRequest.FromString):
+            task = asyncio.get_running_loop().create_task(
+                self._move_leader(connection, stream, request.targetID)
+            )
+            self._transfers.add(task)
+            task.add_done_callback(self._transfers.discard)
+
+    async def _move_leader(self, caller: Caller, tag: int, target: int) -> None:
+        try:
+            await self._transfer.to(target)
+        except TransferError as error:
+            caller.fail(tag, errors.status_of(error))
+        else:
+            # etcd sends no header here.
+            caller.reply(tag, MoveLeaderResponse().SerializeToString())
 
 
 def _hash_kv_response(result: HashResult) -> HashKVResponse:

@@ -89,13 +89,15 @@ class AutoCompaction:
             self._timer.cancel()
 
     def check(self, now: float) -> None:
-        """Proposes a compaction if one is due."""
+        """Proposes a compaction if one is due and this member leads."""
         keyspace = self._pipeline.keyspace
         target = self._policy.due(now, keyspace.revision)
         if not target:
             return
         if target <= keyspace.compacted:
             self._policy.compacted(now, target)
+            return
+        if not self._pipeline.replica.is_leader:
             return
         self._log.info("starting auto compaction", revision=target)
         request = CompactionRequest(revision=target)

@@ -6,11 +6,15 @@ from enum import IntEnum
 from typing import Final
 
 _REQUEST: Final = struct.Struct("<BI")
+_BATCH: Final = struct.Struct("<BIQQ")
+_BATCH_SIZE: Final = 16
 
 
 class Kind(IntEnum):
     """Kinds of requests in the log. The numbers are on disk: they never change."""
 
+    BATCH = 0
+    """No request: begins an entry, and says whose batch it is (member, its number for it)."""
     PUT = 1
     DELETE_RANGE = 2
     TXN = 3
@@ -25,13 +29,21 @@ class Kind(IntEnum):
     """Revokes a lease that has run out (rusd.lease.lessor.Expiry)."""
 
 
-def encode(requests: Iterable[tuple[int, bytes]]) -> bytes:
-    """Entry data of requests (kind, serialized message) in order. No requests: an empty entry."""
+def encode(requests: Iterable[tuple[int, bytes]], origin: int, sequence: int) -> bytes:
+    """Entry data of one member's batch: requests (kind, serialized message) in order."""
     pack = _REQUEST.pack
-    parts: list[bytes] = []
+    parts: list[bytes] = [_BATCH.pack(Kind.BATCH, _BATCH_SIZE, origin, sequence)]
     for kind, message in requests:
         parts += (pack(kind, len(message)), message)
     return b"".join(parts)
+
+
+def batch_of(data: bytes) -> tuple[int, int]:
+    """Whose batch entry data is: member and its number for it. (0, 0) for an entry without one."""
+    if len(data) < _BATCH.size or data[0] != Kind.BATCH:
+        return 0, 0
+    _, _, origin, sequence = _BATCH.unpack_from(data)
+    return origin, sequence
 
 
 def decode(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -42,5 +54,6 @@ def decode(data: bytes) -> Iterator[tuple[int, bytes]]:
         kind, size = _REQUEST.unpack_from(data, position) if start <= len(data) else (0, 0)
         if start + size > len(data):
             raise ValueError(f"a log entry ends within a request at byte {position}")
-        yield kind, data[start : start + size]
+        if kind != Kind.BATCH:
+            yield kind, data[start : start + size]
         position = start + size

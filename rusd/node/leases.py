@@ -33,14 +33,21 @@ _BATCH: Final = 1000
 
 
 class Leases:
-    """Looks at the leases now and then, from `start` to `stop`."""
+    """Looks at the leases now and then, from `start` to `stop`, while this member leads."""
 
-    def __init__(self, pipeline: Pipeline, lessor: Lessor) -> None:
-        self._pipeline, self._lessor = pipeline, lessor
+    def __init__(self, pipeline: Pipeline, lessor: Lessor, grace: float) -> None:
+        """`grace` is the seconds that a lease has more when this member takes the lead from
+        another: the one before may have renewed it until its own election timeout was over.
+        """
+        self._pipeline, self._lessor, self._grace = pipeline, lessor, grace
+        self._replica = pipeline.replica
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._round: Iterator[int] = iter(())
         self._round_due = self._loop.time() + _ROUND
+        self._replica.on_lead.append(self._take_over)
+        if self._replica.in_charge:
+            self._take_over()
 
     def start(self) -> None:
         self._timer = self._loop.call_later(TICK, self._tick)
@@ -52,7 +59,8 @@ class Leases:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._checkpoint(self._lessor)
+        if self._replica.in_charge:
+            self._checkpoint(self._lessor)
 
     def restore(self, lease: Lease, caller: Any) -> None:
         """Makes the log promise a lease its full TTL; `caller` hears of it, with the lease as
@@ -60,7 +68,15 @@ class Leases:
         """
         self._propose_checkpoints([LeaseCheckpoint(ID=lease.id)], caller, lease.id)
 
+    def _take_over(self) -> None:
+        """Begins to be the clock: nobody can know which leases were renewed at the one before."""
+        alone = len(self._pipeline.applier.membership.members) == 1
+        self._lessor.extend(0 if alone else self._grace)
+
     def _tick(self) -> None:
+        if not self._replica.in_charge:
+            self._timer = self._loop.call_later(TICK, self._tick)
+            return
         for expiry in self._lessor.expired(_LOOKED_AT):
             self._pipeline.propose(Kind.LEASE_EXPIRE, expiry.encode(), expiry, None, 0)
         self._go_round()

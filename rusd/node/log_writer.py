@@ -3,15 +3,16 @@
 import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from rusd.storage.wal import Wal
 
 Job = Callable[[Wal], None]
+"""Writes to the log, or changes it otherwise; needs no sync of its own."""
 
 
 class LogWriter:
-    """Runs jobs on the log, in order, on a thread of its own."""
+    """Runs jobs on the log, in order, on a thread of its own. Jobs that wait share one sync."""
 
     def __init__(
         self, wal: Wal, loop: AbstractEventLoop, on_failure: Callable[[Exception], None]
@@ -23,7 +24,7 @@ class LogWriter:
         self._thread.start()
 
     def submit(self, job: Job, done: Callable[[], None]) -> None:
-        """Runs `job` on the thread, then `done` on the loop."""
+        """Runs `job` on the thread; then, when what it wrote is synced, `done` on the loop."""
         self._jobs.put((job, done))
 
     def close(self) -> None:
@@ -32,11 +33,33 @@ class LogWriter:
         self._thread.join()
 
     def _run(self) -> None:
-        while (work := self._jobs.get()) is not None:
-            job, done = work
+        closing = False
+        while not closing:
+            work = [self._jobs.get()]
             try:
-                job(self._wal)
+                while len(work) < _MOST_AT_ONCE:
+                    work.append(self._jobs.get_nowait())
+            except Empty:
+                pass
+            done: list[Callable[[], None]] = []
+            try:
+                for item in work:
+                    if item is None:
+                        closing = True
+                        break
+                    item[0](self._wal)
+                    done.append(item[1])
+                self._wal.sync()
             except Exception as error:
                 self._loop.call_soon_threadsafe(self._on_failure, error)
                 return
-            self._loop.call_soon_threadsafe(done)
+            if done:
+                self._loop.call_soon_threadsafe(_call, done)
+
+
+_MOST_AT_ONCE = 64
+
+
+def _call(done: list[Callable[[], None]]) -> None:
+    for each in done:
+        each()

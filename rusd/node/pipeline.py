@@ -1,11 +1,14 @@
-"""From requests to answers: batch, log entry, synced log, apply, answer.
+"""From requests to answers: batch, log entry, commit, apply, answer.
 
-Requests that arrive while a log write is in progress form the next batch. A batch is one log entry,
-one sync, one write to the tables. Nothing is answered before its entry is synced and applied.
+Requests that arrive while an entry is on its way form the next batch. A batch is one log entry, one
+sync, one write to the tables; a follower sends it to the leader. Nothing is answered before its
+entry is committed and applied here; and a batch is sent once, so that it is applied at most once.
 """
 
 import asyncio
+import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
 from rusd.duration import format_duration
@@ -13,9 +16,12 @@ from rusd.log import Logger
 from rusd.mvcc.keyspace import Keyspace
 from rusd.mvcc.txn import Plan
 from rusd.node.apply import REFUSALS, Applier
-from rusd.node.entry import Kind, encode
-from rusd.node.log_writer import LogWriter
-from rusd.storage.wal import Entry, HardState, Wal
+from rusd.node.entry import Kind, batch_of, encode
+from rusd.node.log_writer import Job
+from rusd.node.membership import MemberChange
+from rusd.node.replica import Replica
+from rusd.raft.confchange import ConfChange
+from rusd.raft.message import Entry, EntryKind, ProposalDroppedError
 
 
 class Caller(Protocol):
@@ -37,6 +43,14 @@ class OverloadedError(Exception):
 
 class TimedOutError(Exception):
     """A request was not applied in time; it may be later."""
+
+
+class LeaderLostError(TimedOutError):
+    """As `TimedOutError`; meanwhile the leader was another, and may not have passed it on."""
+
+
+class ConnectionLostError(TimedOutError):
+    """As `TimedOutError`; meanwhile too few of the others could be reached."""
 
 
 class StoppedError(Exception):
@@ -62,43 +76,64 @@ class Limits(NamedTuple):
     """Seconds of applying an entry after which a warning is logged."""
     slow_request: float = 0.3
     """Seconds from arrival to answer after which a request is logged."""
+    next_batch: float = 0.003
+    """Seconds until a batch goes off although the one before is still on its way: what a quick
+    cluster needs for one. Batches that go off sooner are smaller, and cost more a request."""
+    batches: int = 64
+    """Batches on their way at a time."""
+
+
+class _Batch(NamedTuple):
+    """Requests that are on their way together."""
+
+    requests: list[Request]
+    started: float
+    """When the first of them arrived."""
 
 
 class Pipeline:
-    """The pipeline of a member that is the only voter of its cluster."""
+    """The pipeline of one member."""
 
     def __init__(
-        self,
-        applier: Applier,
-        wal: Wal,
-        answers: Answers,
-        log: Logger,
-        limits: Limits,
-        on_failure: Callable[[Exception], None],
+        self, applier: Applier, replica: Replica, answers: Answers, log: Logger, limits: Limits
     ) -> None:
-        """`on_failure` is called when the log could not be written: the member must stop."""
-        self.applier, self.wal, self.answers = applier, wal, answers
+        self.applier, self.replica, self.answers = applier, replica, answers
         self.keyspace: Keyspace = applier.keyspace
-        self.log, self.limits, self._on_failure = log, limits, on_failure
+        self.log, self.limits = log, limits
         self.loop = asyncio.get_running_loop()
-        # A new cluster's members are from term 1, as in etcd; its first leader's term is 2.
-        self.term = wal.hard_state.term or 1
-        self.index = wal.last_index
         self.after_apply: list[Callable[[], None]] = []
         """Called after every entry, when its changes are in the tables and callers answered."""
         self.appended_bytes = 0
-        self._writer = LogWriter(wal, self.loop, self._fail)
+        """Of all entries that were applied since the start."""
+        self.connected: Callable[[float], bool] = lambda _: True
+        """Whether this member has reached its leader, and a leader its quorum, since a moment."""
         self._waiting: list[Request] = []
         self._waiting_bytes = 0
         self._oldest = 0.0
+        self._looks: list[tuple[float, int]] = []
+        """When a look saw how many of the waiting requests."""
         self._flush_scheduled = False
-        self._in_flight: list[Request] | None = None
-        self._in_flight_since = 0.0
+        self._pending: dict[int, _Batch] = {}
+        self._changes: dict[int, _Change] = {}
+        # Unlike that of any batch before a restart, which may still be in the log.
+        self._sequence = random.SystemRandom().getrandbits(62)
+        self._sent = 0.0
         self._stopping = False
-        self._failure: Exception | None = None
         self._idle = asyncio.Event()
         self._idle.set()
-        self.loop.call_later(1.0, self._time_out)
+        replica.apply = self._apply
+        replica.on_leader_change.append(self._leader_changed)
+        replica.on_failure.append(lambda _: self._idle.set())
+        self.loop.call_later(_LOOK, self._look)
+
+    @property
+    def term(self) -> int:
+        return self.replica.raw.term
+
+    @property
+    def index(self) -> int:
+        """Index of the last entry in the log."""
+        return self.replica.raw.last_index
 
     # In.
 
@@ -111,10 +146,10 @@ class Pipeline:
             if self._stopping:
                 return self._refuse(caller, tag, StoppedError())
             self._oldest = self.loop.time()
-            if self._in_flight is None and not self._flush_scheduled:
+            if not self._flush_scheduled:
                 self._flush_scheduled = True
                 self._idle.clear()
-                self.loop.call_soon(self.flush)
+                self.loop.call_soon(self._flush)
         if (
             len(waiting) >= self.limits.waiting_requests
             or self._waiting_bytes > self.limits.waiting_bytes
@@ -129,41 +164,95 @@ class Pipeline:
             self.answers.failed(caller, tag, error)
         return False
 
-    def become_leader(self) -> None:
-        """Begins a new term with an empty entry, as Raft's leaders do (paper, section 8)."""
-        self.term += 1
+    async def change(self, change: MemberChange) -> None:
+        """Changes the members; returns when it is applied here. Raises what membership refuses it
+        with, TimedOutError, or StoppedError.
+        """
+        if self._stopping:
+            raise StoppedError
+        self._sequence += 1
+        done: asyncio.Future[None] = self.loop.create_future()
+        waiting = _Change(change.conf_change(self.replica.id, self._sequence), done)
+        self._changes[self._sequence] = waiting
         self._idle.clear()
-        self.loop.call_soon(self._write, [], self.loop.time())
-        self._in_flight = []
+        waiting.send(self.replica)
+        try:
+            async with asyncio.timeout(self.limits.request_timeout):
+                await done
+        except TimeoutError:
+            raise TimedOutError from None
+        finally:
+            self._changes = {
+                number: each for number, each in self._changes.items() if each is not waiting
+            }
+            self._check_idle()
 
     async def idle(self) -> None:
         """Waits until nothing is in the pipeline. Raises what made it fail, when it has."""
         await self._idle.wait()
-        if self._failure is not None:
-            raise self._failure
+        if self.replica.failure is not None:
+            raise self.replica.failure
 
-    async def stop(self) -> None:
-        """Takes no more, lets what is in the pipeline end, and ends the log's thread."""
+    async def stop(self, timeout: float | None = None) -> None:
+        """Takes no more, lets what is in the pipeline end, for up to `timeout` seconds, and ends
+        the log's thread.
+        """
         self._stopping = True
-        await self.idle()
-        await self.loop.run_in_executor(None, self._writer.close)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self.idle()
+        self.replica.stop()
+        await self.loop.run_in_executor(None, self.replica.close)
 
     # Through.
 
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        self.flush()
+
     def flush(self) -> None:
-        """Begins an entry with what waits, unless one is on its way. It would begin at the end of
+        """Sends off what waits, unless a batch is on its way. It would begin at the end of
         the loop's iteration; who knows that no more comes until then saves that time.
         """
-        self._flush_scheduled = False
-        if self._in_flight is not None or not self._waiting:
+        if not self._waiting:
             return
-        batch, started = self._waiting, self._oldest
+        replica = self.replica
+        if self._pending:
+            if replica.busy or len(self._pending) >= self.limits.batches:
+                return
+            wait = self._sent + self.limits.next_batch - self.loop.time()
+            if wait > 0:
+                if not self._flush_scheduled:
+                    self._flush_scheduled = True
+                    self.loop.call_later(wait, self._flush)
+                return
+        if replica.leader:
+            self._send(replica)
+
+    def _send(self, replica: Replica) -> None:
+        """Makes a batch of what waits, and proposes it."""
         limits = self.limits
-        if self._waiting_bytes > limits.entry_bytes or len(batch) > limits.entry_requests:
+        waiting, size, looks, oldest = self._waiting, self._waiting_bytes, self._looks, self._oldest
+        batch = waiting
+        if size > limits.entry_bytes or len(batch) > limits.entry_requests:
             batch = self._split()
         else:
-            self._waiting, self._waiting_bytes = [], 0
-        self._write(batch, started)
+            self._waiting, self._waiting_bytes, self._looks = [], 0, []
+        if not replica.is_leader:
+            batch = [request for request in batch if not _leaders_alone(request)]
+        self._sequence += 1
+        data = encode(((item[0], item[1]) for item in batch), replica.id, self._sequence)
+        self._pending[self._sequence] = _Batch(batch, oldest)
+        try:
+            replica.raw.propose((data,))
+        except ProposalDroppedError:
+            # Leadership is on its way to another member, or too much is: when that is over.
+            del self._pending[self._sequence]
+            self._waiting, self._waiting_bytes, self._looks = waiting, size, looks
+            self._oldest = oldest
+            return
+        self._sent = self.loop.time()
+        replica.run()
 
     def _split(self) -> list[Request]:
         """Takes an entry's worth of the waiting requests."""
@@ -176,49 +265,25 @@ class Pipeline:
         self._waiting_bytes -= size
         # Those that stay came later than the oldest; their time is not known, and they advance.
         self._oldest = self.loop.time()
+        self._looks = [(seen, count - taken) for seen, count in self._looks if count > taken]
         return batch
 
-    def _write(self, batch: list[Request], started: float) -> None:
-        self._in_flight, self._in_flight_since = batch, started
-        self.index += 1
-        entry = Entry(self.term, self.index, encode((item[0], item[1]) for item in batch))
-        hard_state = None
-        if self.term != self.wal.hard_state.term:
-            hard_state = HardState(self.term, 0, self.index)
-        self.appended_bytes += len(entry.data)
-        self._writer.submit(
-            lambda wal: wal.append((entry,), hard_state),
-            lambda: self._synced(entry, batch, started),
-        )
-
-    def _synced(self, entry: Entry, batch: list[Request], started: float) -> None:
-        try:
-            self._apply(entry, batch, started)
-        except Exception as error:
-            # A defect. To go on would make this member differ from its log, or its watchers miss
-            # what they were promised.
-            self._fail(error)
-
-    def _apply(self, entry: Entry, batch: list[Request], started: float) -> None:
+    def _apply(self, entry: Entry) -> None:
         begun = self.loop.time()
-        self._in_flight = None
+        data = entry.data
+        self.appended_bytes += len(data)
+        if entry.kind == EntryKind.CONF_CHANGE:
+            self._apply_change(entry)
+            return
+        origin, sequence = batch_of(data)
+        batch = self._pending.pop(sequence, None) if origin == self.replica.id else None
         # The next entry is on its way to the disk while this one is applied.
         self.flush()
-        applier = self.applier
-        handlers = applier.handlers
-        term, position = entry.term, entry.index
-        results: list[tuple[Any, int, int, bytes]] = []
-        failures: list[tuple[Any, int, Exception]] = []
-        for number, (kind, _, request, caller, tag) in enumerate(batch):
-            if kind == Kind.TXN and type(request) is Plan and request.past:
-                applier.at(term, position, number)
-            try:
-                revision, body = handlers[kind](request)
-            except REFUSALS as error:
-                failures.append((caller, tag, error))
-                continue
-            results.append((caller, tag, revision, body))
-        applier.finish(term, position)
+        if batch is None:
+            self.applier.replay(entry.term, entry.index, data)
+            self._follow_up()
+            return
+        results, failures = self._apply_batch(entry, batch.requests)
         applied = self.loop.time()
         succeeded, failed = self.answers.succeeded, self.answers.failed
         for caller, tag, revision, body in results:
@@ -227,11 +292,60 @@ class Pipeline:
         for caller, tag, refusal in failures:
             if caller is not None:
                 failed(caller, tag, refusal)
+        self._follow_up()
+        limits, started = self.limits, batch.started
+        if applied - begun > limits.slow_apply or applied - started > limits.slow_request:
+            self._log_slow(batch.requests, begun - started, applied - begun)
+
+    def _apply_batch(
+        self, entry: Entry, requests: list[Request]
+    ) -> tuple[list[tuple[Any, int, int, bytes]], list[tuple[Any, int, Exception]]]:
+        applier = self.applier
+        handlers = applier.handlers
+        term, position = entry.term, entry.index
+        results: list[tuple[Any, int, int, bytes]] = []
+        failures: list[tuple[Any, int, Exception]] = []
+        for number, (kind, _, request, caller, tag) in enumerate(requests):
+            if kind == Kind.TXN and type(request) is Plan and request.past:
+                applier.at(position, number)
+            try:
+                revision, body = handlers[kind](request)
+            except REFUSALS as error:
+                failures.append((caller, tag, error))
+                continue
+            results.append((caller, tag, revision, body))
+        applier.finish(term, position)
+        return results, failures
+
+    def _apply_change(self, entry: Entry) -> None:
+        """Applies a change of the configuration; what membership refuses changes nothing."""
+        change = ConfChange.decode(entry.data)
+        of_members = MemberChange.of(change)
+        origin = sequence = 0
+        refusal: Exception | None = None
+        if of_members is not None:
+            origin, sequence, wanted = of_members
+            refusal = self.applier.change_members(wanted)
+        conf_state = self.replica.raw.apply_conf_change(None if refusal else change)
+        self.applier.set_conf_state(conf_state)
+        self.applier.finish(entry.term, entry.index)
+        self.replica.conf_changed()
+        waiting = self._changes.pop(sequence, None) if origin == self.replica.id else None
+        if waiting is not None and not waiting.done.done():
+            if refusal is None:
+                waiting.done.set_result(None)
+            else:
+                waiting.done.set_exception(refusal)
+        self._follow_up()
+
+    def _follow_up(self) -> None:
         for follow_up in self.after_apply:
             follow_up()
-        if applied - begun > self.limits.slow_apply or applied - started > self.limits.slow_request:
-            self._log_slow(batch, begun - started, applied - begun)
-        if self._in_flight is None and not self._waiting:
+        self._check_idle()
+
+    def _check_idle(self) -> None:
+        failed = self.replica.failure is not None
+        if failed or not (self._pending or self._waiting or self._changes):
             self._idle.set()
 
     def _log_slow(self, batch: list[Request], waited: float, applying: float) -> None:
@@ -250,28 +364,74 @@ class Pipeline:
 
     # Around.
 
-    def submit(self, job: Callable[[Wal], None], done: Callable[[], None]) -> None:
+    def submit(self, job: Job, done: Callable[[], None]) -> None:
         """Runs a job on the log's thread, between appends, then `done` on the loop."""
-        self._writer.submit(job, done)
+        self.replica.submit(job, done)
 
-    def _time_out(self) -> None:
-        """Tells callers that wait for too long; what they wait for may still be applied."""
-        self.loop.call_later(1.0, self._time_out)
-        overdue = self.loop.time() - self.limits.request_timeout
-        late = self._in_flight or [] if self._in_flight_since < overdue else []
-        if self._oldest < overdue:
-            late = late + self._waiting
-        for _, _, _, caller, tag in late:
+    def _leader_changed(self) -> None:
+        self.loop.call_soon(self.flush)
+
+    def _look(self) -> None:
+        """Tells callers that wait for too long. What was sent off may still be applied."""
+        self.loop.call_later(_LOOK, self._look)
+        now = self.loop.time()
+        overdue = now - self.limits.request_timeout
+        late = [number for number, batch in self._pending.items() if batch.started < overdue]
+        for number in late:
+            batch = self._pending.pop(number)
+            self._time_out(batch.requests, batch.started)
+        seen = max((count for at, count in self._looks if at < overdue), default=0)
+        if seen:
+            self._time_out(self._waiting[:seen], overdue)
+            self._waiting = self._waiting[seen:]
+            self._waiting_bytes = sum(len(request[1]) for request in self._waiting)
+        self._looks = [(at, count - seen) for at, count in self._looks if count > seen]
+        if self._waiting:
+            self._looks.append((now, len(self._waiting)))
+        for change in self._changes.values():
+            change.send(self.replica)
+        self.flush()
+        self._check_idle()
+
+    def _time_out(self, requests: list[Request], started: float) -> None:
+        error: TimedOutError = TimedOutError()
+        if started < self.replica.leader_since:
+            error = LeaderLostError()
+        elif not self.connected(started):
+            error = ConnectionLostError()
+        for _, _, _, caller, tag in requests:
             if caller is not None:
-                self.answers.failed(caller, tag, TimedOutError())
+                self.answers.failed(caller, tag, error)
 
-    def _fail(self, error: Exception) -> None:
-        self._stopping, self._failure = True, error
-        self._idle.set()
-        self._on_failure(error)
 
+class _Change:
+    """A change of the members on its way. It is sent once; until then it waits for a leader."""
+
+    def __init__(self, change: ConfChange, done: "asyncio.Future[None]") -> None:
+        self.done = done
+        self._change, self._sent = change, False
+
+    def send(self, replica: Replica) -> None:
+        if self._sent or not replica.leader:
+            return
+        try:
+            replica.raw.propose_conf_change(self._change)
+        except ProposalDroppedError:
+            return
+        self._sent = True
+        replica.run()
+
+
+_LOOK: Final = 0.25
+"""Seconds between two looks for what waits for too long, or has to be tried again."""
 
 _SLOW_SHOWN: Final = 5
+
+
+def _leaders_alone(request: Request) -> bool:
+    """Whether only a leader may propose a request: what it says is that leader's clock."""
+    kind, _, _, caller, _ = request
+    return kind == Kind.LEASE_EXPIRE or (kind == Kind.LEASE_CHECKPOINT and caller is None)
 
 
 def _describe(request: Request) -> str:

@@ -34,6 +34,9 @@ class Turn:
         self._handlers: list[tuple[list[Call], UnaryMethod]] = [([], m) for m in methods]
         self.batches = {method.path.encode(): batch for batch, method in self._handlers}
         """Where finished calls go, by path. The same lists for life."""
+        self.gate: Callable[[str, list[Call]], list[Call]] | None = None
+        """Takes a method's path and its calls, and returns those that may pass; the others it
+        answers. None lets everything pass."""
         self._dirty: list[Flushable] = []
         self._running = False
         self._scheduled = False
@@ -73,6 +76,8 @@ class Turn:
 
     def _handle(self, method: UnaryMethod, calls: list[Call]) -> None:
         try:
+            if self.gate is not None and not (calls := self.gate(method.path, calls)):
+                return
             method.handle(calls)
         except Exception:
             self._log.exception("handler failed", extra={"path": method.path})

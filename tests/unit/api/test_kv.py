@@ -49,6 +49,7 @@ class Scene:
         member.applier.on_compact = self.compactor.start
         self.kv = KV(
             member.pipeline,
+            member.reads,
             self.compactor,
             member.headers,
             SlowReads(10, member.log),

@@ -13,6 +13,7 @@ from rusd.api.lease import KeepAlive, LeaseService
 from rusd.lease.lessor import MAX_TTL
 from rusd.node.entry import Kind
 from rusd.node.leases import Leases
+from rusd.node.renewals import Renewals
 from rusd.pb.rpc_pb2 import (
     LeaseGrantRequest,
     LeaseGrantResponse,
@@ -38,9 +39,16 @@ class Service:
 
     def __init__(self, member: Running) -> None:
         self.member = member
-        self.leases = Leases(member.pipeline, member.lessor)
+        self.leases = Leases(member.pipeline, member.lessor, 1.0)
+        renewals = Renewals(member.pipeline, member.reads, member.peers, member.lessor, self.leases)
         self.service = LeaseService(
-            member.pipeline, member.lessor, self.leases, member.headers, MIN_TTL
+            member.pipeline,
+            member.reads,
+            renewals,
+            member.lessor,
+            self.leases,
+            member.headers,
+            MIN_TTL,
         )
 
     async def grant(self, ttl: int, lease: int = 0) -> LeaseGrantResponse | Status:

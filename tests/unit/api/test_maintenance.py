@@ -14,6 +14,7 @@ from rusd.api import errors
 from rusd.api.maintenance import Maintenance
 from rusd.node.compactor import Compactor
 from rusd.node.entry import Kind
+from rusd.node.transfer import Transfer
 from rusd.pb.rpc_pb2 import (
     CORRUPT,
     NOSPACE,
@@ -43,8 +44,18 @@ class Service:
         self.member = member
         compactor = Compactor(member.keyspace, 0.0, member.log, member.failures.append)
         member.applier.on_compact = compactor.start
+        transfer = Transfer(
+            member.pipeline.replica, member.applier.membership, 1.0, lambda _: False
+        )
         self.service = Maintenance(
-            member.pipeline, member.engine, compactor, threads, member.headers, quota, member.log
+            member.pipeline,
+            member.engine,
+            compactor,
+            threads,
+            transfer,
+            member.headers,
+            quota,
+            member.log,
         )
 
     async def ask(

@@ -14,8 +14,13 @@ from rusd.log import Logger
 from rusd.mvcc.keyspace import Keyspace
 from rusd.node.apply import Applier
 from rusd.node.bootstrap import Identity, recover
+from rusd.node.peers import Peers
 from rusd.node.pipeline import Limits, Pipeline
+from rusd.node.reads import Reads
+from rusd.node.replica import Replica
 from rusd.pb.rpc_pb2 import Member
+from rusd.raft.message import Config
+from rusd.raft.raw_node import RawNode
 from rusd.storage.engine import Engine
 from rusd.storage.wal import Wal
 from rusd.wire.grpc import Status
@@ -24,6 +29,7 @@ SECONDS = 30.0
 """How long a test waits for what must happen."""
 
 CLUSTER_ID, MEMBER_ID = 1234, 5678
+IDENTITY = Identity(CLUSTER_ID, Member(ID=MEMBER_ID, name="default", peerURLs=["http://a:2380"]))
 
 
 class Clock:
@@ -71,6 +77,8 @@ class Running:
     wal: Wal
     applier: Applier
     pipeline: Pipeline
+    reads: Reads
+    peers: Peers
     headers: Headers
     clock: Clock
     log: Logger
@@ -115,22 +123,23 @@ async def running(directory: Path) -> AsyncIterator[Running]:
     log = Logger(outputs=())
     clock = Clock()
     failures: list[Exception] = []
-    applier = recover(
-        engine,
-        wal,
-        Lessor(clock),
-        Identity(CLUSTER_ID, Member(ID=MEMBER_ID, name="default", peerURLs=["http://a:2380"])),
-        log,
-    )
+    applier, persisted = recover(engine, wal, Lessor(clock), IDENTITY, log)
     headers = Headers(CLUSTER_ID, MEMBER_ID)
-    pipeline = Pipeline(applier, wal, Answers(headers), log, Limits(), failures.append)
-    pipeline.become_leader()
-    headers.set_term(pipeline.term)
+    raw = RawNode(Config(MEMBER_ID), persisted)
+    replica = Replica(raw, wal, log, 0, failures.append)
+    peers = Peers(CLUSTER_ID, MEMBER_ID, replica.receive, replica.unreachable, log)
+    pipeline = Pipeline(applier, replica, Answers(headers), log, Limits())
     try:
+        await replica.lead()
+        headers.set_term(pipeline.term)
         await pipeline.idle()
-        yield Running(directory, engine, wal, applier, pipeline, headers, clock, log, failures)
+        reads = Reads(replica, SECONDS)
+        yield Running(
+            directory, engine, wal, applier, pipeline, reads, peers, headers, clock, log, failures
+        )
     finally:
         await pipeline.stop()
+        await peers.stop()
         wal.close()
         engine.close()
         # The database's lock goes with the last reference to a column family; tests hold members.

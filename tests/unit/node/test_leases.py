@@ -24,7 +24,7 @@ def test_revokes_what_has_run_out_in_one_revision_and_nothing_else(tmp_path: Pat
             await granted(member, 1, 10, b"a", b"b", b"c")
             await granted(member, 2, 20, b"d")
             revision = member.keyspace.revision
-            leases = Leases(member.pipeline, member.lessor)
+            leases = Leases(member.pipeline, member.lessor, 1.0)
             leases.start()
             member.clock.now += 9.9
             await asyncio.sleep(0.5)  # more than a look
@@ -50,7 +50,7 @@ def test_revokes_many_at_once(tmp_path: Path) -> None:
             await member.pipeline.idle()
             assert len(member.lessor) == 3000
             member.clock.now += 10
-            leases = Leases(member.pipeline, member.lessor)
+            leases = Leases(member.pipeline, member.lessor, 1.0)
             leases.start()
             await until(lambda: not len(member.lessor), "revocations")
             leases.stop()
@@ -82,7 +82,7 @@ def test_an_expiry_does_not_hit_a_later_lease_of_the_same_id(tmp_path: Path) -> 
 def test_an_orderly_end_keeps_what_each_lease_has_left(tmp_path: Path) -> None:
     async def check() -> None:
         async with running(tmp_path) as member:
-            leases = Leases(member.pipeline, member.lessor)
+            leases = Leases(member.pipeline, member.lessor, 1.0)
             leases.start()
             await granted(member, 1, 100, b"a")
             member.clock.now += 30.5
@@ -100,7 +100,7 @@ def test_an_orderly_end_keeps_what_each_lease_has_left(tmp_path: Path) -> None:
 def test_a_crash_keeps_the_last_checkpoint_and_what_was_restored_after_it(tmp_path: Path) -> None:
     async def check() -> None:
         async with running(tmp_path / "member") as member:
-            leases = Leases(member.pipeline, member.lessor)
+            leases = Leases(member.pipeline, member.lessor, 1.0)
             idle, renewed = await granted(member, 1, 100), await granted(member, 2, 100)
             member.clock.now += 60
             leases._checkpoint(member.lessor)
@@ -126,7 +126,7 @@ def test_leases_that_lose_time_are_checkpointed_in_the_background(tmp_path: Path
         async with running(tmp_path) as member:
             lost, short = await granted(member, 1, 100), await granted(member, 2, 200)
             member.clock.now += 60
-            leases = Leases(member.pipeline, member.lessor)
+            leases = Leases(member.pipeline, member.lessor, 1.0)
             leases.start()
             await until(lambda: lost.remaining == 40, "checkpoint")
             assert short.remaining == 200
@@ -140,7 +140,7 @@ def test_replayed_checkpoints_count_from_the_end_of_the_replay(tmp_path: Path) -
         async with running(tmp_path / "member") as member:
             await granted(member, 1, 100)
             member.clock.now += 10
-            Leases(member.pipeline, member.lessor).stop()
+            Leases(member.pipeline, member.lessor, 1.0).stop()
             await member.pipeline.idle()
             copy = member.crash_copy(tmp_path / "copy")
         async with running(copy) as member:
@@ -156,7 +156,7 @@ def test_stop_of_an_overloaded_pipeline_marks_nothing(tmp_path: Path) -> None:
             lease = await granted(member, 1, 100)
             member.clock.now += 60
             await member.pipeline.stop()
-            Leases(member.pipeline, member.lessor).stop()
+            Leases(member.pipeline, member.lessor, 1.0).stop()
             assert lease.logged_in_full
 
     asyncio.run(check())

@@ -15,13 +15,13 @@ from rusd.api.answers import Answers, Headers
 from rusd.lease.lessor import Lessor
 from rusd.log import Logger
 from rusd.mvcc.txn import Plan
-from rusd.node.bootstrap import Identity, recover
+from rusd.node.bootstrap import recover
 from rusd.node.entry import Kind, decode
 from rusd.node.pipeline import Limits, Pipeline
+from rusd.node.replica import Replica
 from rusd.pb.rpc_pb2 import (
     DeleteRangeRequest,
     LeaseGrantRequest,
-    Member,
     PutRequest,
     PutResponse,
     RangeRequest,
@@ -29,10 +29,12 @@ from rusd.pb.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
+from rusd.raft.message import Config
+from rusd.raft.raw_node import RawNode
 from rusd.storage.engine import Engine
-from rusd.storage.wal import Entry, HardState, Wal
+from rusd.storage.wal import LogEntry, Wal
 from rusd.wire.grpc import Status
-from tests.unit.node.running import CLUSTER_ID, MEMBER_ID, SECONDS, until
+from tests.unit.node.running import CLUSTER_ID, IDENTITY, MEMBER_ID, SECONDS, until
 
 
 class GatedWal(Wal):
@@ -45,12 +47,14 @@ class GatedWal(Wal):
         self.begun = threading.Semaphore(0)
         self.failure: OSError | None = None
 
-    def append(self, entries: Sequence[Entry], hard_state: HardState | None = None) -> None:
+    def write(
+        self, entries: Sequence[LogEntry], hard_state: tuple[int, int, int] | None = None
+    ) -> None:
         self.begun.release()
         assert self.gate.wait(SECONDS)
         if self.failure is not None:
             raise self.failure
-        super().append(entries, hard_state)
+        super().write(entries, hard_state)
 
     async def next_append(self) -> None:
         """Waits until an append has begun."""
@@ -83,13 +87,12 @@ class Started:
         self.engine, self.wal = Engine(directory), GatedWal(directory / "wal")
         self.failures: list[Exception] = []
         self.log = Logger(outputs=())
-        member = Member(ID=MEMBER_ID, name="default", peerURLs=["http://a:2380"])
-        applier = recover(
-            self.engine, self.wal, Lessor(lambda: 0.0), Identity(CLUSTER_ID, member), self.log
-        )
+        applier, persisted = recover(self.engine, self.wal, Lessor(lambda: 0.0), IDENTITY, self.log)
         self.keyspace = applier.keyspace
         answers = Answers(Headers(CLUSTER_ID, MEMBER_ID))
-        self.pipeline = Pipeline(applier, self.wal, answers, self.log, limits, self.failures.append)
+        raw = RawNode(Config(MEMBER_ID), persisted)
+        self.replica = Replica(raw, self.wal, self.log, 0, self.failures.append)
+        self.pipeline = Pipeline(applier, self.replica, answers, self.log, limits)
         self.caller = Caller()
 
     def propose(self, kind: int, request: Any, tag: int, parsed: Any = None) -> bool:
@@ -123,9 +126,9 @@ async def started(
 ) -> AsyncIterator[Started]:
     """A member whose first, empty entry is written; the gate is shut and nothing waits."""
     member = Started(directory, limits or Limits())
-    member.pipeline.become_leader()
-    await member.pipeline.idle()
-    await member.wal.next_append()
+    await member.replica.lead()
+    while member.wal.begun.acquire(blocking=False):
+        pass
     member.wal.gate.clear()
     try:
         yield member
@@ -284,7 +287,7 @@ def test_more_bytes_than_may_wait_are_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_who_waits_for_too_long_is_told(tmp_path: Path) -> None:
-    """In flight and waiting; what they wait for may still be applied."""
+    """What is on its way may still be applied; what was not sent off never is."""
 
     async def test() -> None:
         async with started(tmp_path, Limits(request_timeout=0.2)) as member:
@@ -294,8 +297,9 @@ def test_who_waits_for_too_long_is_told(tmp_path: Path) -> None:
             answers = await member.answered(2)
             assert answers[:2] == [(1, errors.TIMEOUT), (2, errors.TIMEOUT)]
             member.wal.gate.set()
-            await member.pipeline.idle()
-            assert list(member.keyspace.live(b"", None)) == [b"in flight", b"waiting"]
+            member.put(3, b"later")
+            await member.answered(3)
+            assert list(member.keyspace.live(b"", None)) == [b"in flight", b"later"]
 
     run(test)
 
@@ -350,7 +354,8 @@ def test_a_log_that_fails_at_the_start_does_not_keep_the_member_waiting(
 
     async def test() -> None:
         member = Started(tmp_path, Limits())
-        member.pipeline.become_leader()
+        member.replica.campaign()
+        member.put(1)
         with pytest.raises(OSError, match="Input/output error"):
             await member.pipeline.idle()
         assert len(member.failures) == 1
@@ -403,6 +408,6 @@ def test_a_job_for_the_log_runs_between_appends(tmp_path: Path) -> None:
             member.wal.gate.set()
             await done.wait()
             await member.answered(2)
-            assert seen == [2]
+            assert seen == [member.wal.last_index - 1]
 
     run(test)
