@@ -49,6 +49,7 @@ from rusd.node.pipeline import Pipeline
 from rusd.node.publication import publish
 from rusd.node.quota import Quota
 from rusd.node.reads import Reads
+from rusd.node.reconfiguration import Reconfiguration
 from rusd.node.renewals import Renewals
 from rusd.node.replica import Replica
 from rusd.node.transfer import Transfer
@@ -159,7 +160,10 @@ async def _serve(config: Config, log: Logger) -> int:
     maintenance = Maintenance(
         pipeline, engine, compactor, threads, transfer, headers, config.quota_backend_bytes, log
     )
-    cluster = Cluster(membership, headers)
+    reconfiguration = Reconfiguration(
+        pipeline, peers, config.strict_reconfig_check, config.max_learners
+    )
+    cluster = Cluster(reconfiguration, reads, headers)
     leases.start()
     policy = _auto_compaction(config)
     if policy is not None:
@@ -255,7 +259,8 @@ def _peers(
     """Connects the core with the other members, and follows who they are."""
 
     def removed() -> None:
-        log.error("this member was removed from the cluster; it stops")
+        log.warn("server error", error="the member has been permanently removed from the cluster")
+        log.warn("data-dir used by this member must be removed")
         end(0)
 
     peers = Peers(

@@ -10,6 +10,13 @@ from rusd.mvcc.errors import (
     LeaseNotFoundError,
 )
 from rusd.node.alarms import CorruptError, NoSpaceError
+from rusd.node.membership import (
+    MemberExistsError,
+    MemberNotFoundError,
+    NotLearnerError,
+    PeerUrlsExistError,
+    TooManyLearnersError,
+)
 from rusd.node.pipeline import (
     ConnectionLostError,
     LeaderLostError,
@@ -18,6 +25,12 @@ from rusd.node.pipeline import (
     TimedOutError,
 )
 from rusd.node.reads import LeaderChangedError, TimedOutReadError
+from rusd.node.reconfiguration import (
+    BadPeerUrlsError,
+    LearnerNotReadyError,
+    NotEnoughStartedError,
+    UnhealthyError,
+)
 from rusd.node.transfer import BadTransfereeError, NotLeaderError, TransferTimedOutError
 from rusd.wire.grpc import Code, Status
 
@@ -158,7 +171,20 @@ _OF_ERROR: Final[dict[type[Exception], Status]] = {
     NotLeaderError: NOT_LEADER,
     BadTransfereeError: BAD_LEADER_TRANSFEREE,
     TransferTimedOutError: TIMEOUT,
+    MemberExistsError: MEMBER_EXIST,
+    PeerUrlsExistError: PEER_URL_EXIST,
+    MemberNotFoundError: MEMBER_NOT_FOUND,
+    NotLearnerError: MEMBER_NOT_LEARNER,
+    TooManyLearnersError: TOO_MANY_LEARNERS,
+    BadPeerUrlsError: MEMBER_BAD_URLS,
+    # etcd 3.5's code is Unknown, by a slip; its table says this one.
+    NotEnoughStartedError: MEMBER_NOT_ENOUGH_STARTED,
+    UnhealthyError: UNHEALTHY,
+    LearnerNotReadyError: LEARNER_NOT_READY,
 }
+
+REPORTED: Final = tuple(_OF_ERROR)
+"""All errors that have a status; any other is a defect."""
 
 
 def status_of(error: Exception) -> Status:
