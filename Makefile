@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 DATA ?= default.etcd
 CLUSTER_DATA ?= cluster.etcd
 SOAK_RUNS ?= 100
@@ -48,8 +49,9 @@ soak: $(READY)  ## compare with real etcd and kill a member under load, for long
 dist: $(READY)  ## build the wheel and the source distribution into dist/
 	$(BIN)/python -m build --no-isolation
 
-lock: $(READY)  ## resolve pyproject.toml again into requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --group dev pyproject.toml -o requirements.lock
+lock: $(READY)  ## resolve pyproject.toml again into requirements.lock, and its part for the image
+	$(LOCK) --group dev pyproject.toml -o requirements.lock
+	$(LOCK) --constraint requirements.lock pyproject.toml -o cluster/requirements.lock
 
 clean:  ## remove the virtual environment and build output
 	rm -rf $(VENV) dist
