@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final, NamedTuple, Protocol
 
-from rocksdict import WriteBatch
+from rocksdict import Rdict, WriteBatch
 from sortedcontainers import SortedList
 
 from rusd.mvcc.records import (
@@ -136,8 +136,7 @@ class Keyspace:
                 (_SWEPT_ROW, NEVER_COMPACTED),
             )
         )
-        if row := state.get(_APPLIED_ROW):
-            self.applied = Applied._make(_APPLIED.unpack(row))
+        self.applied = applied_in(state)
         index = self.index
         for key, value in rows(self.tables.latest, b"", None):
             index[key] = value[:META_SIZE]
@@ -145,6 +144,25 @@ class Keyspace:
         for key, meta in index.items():
             if meta[-8:] != b"\0\0\0\0\0\0\0\0":
                 self.leases.attach(META.unpack(meta)[4], key)
+
+    def exchange(self, other: "Keyspace") -> None:
+        """Takes the other's content, and gives it this one's, between two entries of the log.
+
+        Reads that are under way end on what they began with. Leases, counters and what watchers
+        wait for stay.
+        """
+        assert self.batch.is_empty(), "an entry is being applied"
+        for name in _CONTENT:
+            mine, theirs = getattr(self, name), getattr(other, name)
+            setattr(self, name, theirs)
+            setattr(other, name, mine)
+
+    def forget(self) -> None:
+        """Lets go of what is in memory, bit by bit: for a worker thread, when nobody uses it."""
+        while self.index:
+            self.index.popitem()
+        while self.keys:
+            self.keys.pop()
 
     # Reads that see the transaction under way.
 
@@ -310,3 +328,26 @@ class Keyspace:
 
     def _age(self) -> None:
         self._older, self._recent, self._recent_bytes = self._recent, {}, 0
+
+
+def applied_in(state: Rdict) -> Applied:
+    """What a state table says of the log that its database holds."""
+    row: bytes | None = state.get(_APPLIED_ROW)
+    return Applied() if row is None else Applied._make(_APPLIED.unpack(row))
+
+
+_CONTENT: Final = (
+    "tables",
+    "index",
+    "keys",
+    "revision",
+    "compacted",
+    "swept",
+    "applied",
+    "_main",
+    "_main_varint",
+    "_recent",
+    "_older",
+    "_recent_bytes",
+)
+"""What makes up a keyspace's content at a moment between two entries."""

@@ -208,6 +208,26 @@ class Watchers:
         if sink in self._lagging:
             self._schedule_pump()
 
+    def catch_up(self, seen: int) -> None:
+        """Brings watchers on from `seen`, the revision that the keyspace had until its content was
+        exchanged: what happened since comes from the new tables, or was compacted.
+        """
+        self._recent.clear()
+        self._recent_bytes = 0
+        self._chunks.clear()
+        behind = [
+            watcher
+            for group in self._groups.values()
+            for watchers in group.watchers.values()
+            for watcher in watchers
+            if watcher.next <= self._keyspace.revision
+        ]
+        for watcher in behind:
+            watcher.next = max(watcher.next, seen + 1)
+            if watcher.next <= self._keyspace.revision:
+                self._leave_group(watcher)
+                self._lag(watcher)
+
     # Live.
 
     def notify(self) -> None:

@@ -71,6 +71,17 @@ class Applier:
         self._unguarded = self.handlers.copy()
         self._guard()
 
+    def take(self, keyspace: Keyspace, lessor: Lessor) -> None:
+        """Takes, in place, the content of another keyspace and its leases: of a snapshot. What this
+        one had is in `keyspace` afterwards.
+        """
+        self.keyspace.exchange(keyspace)
+        self.lessor.take(lessor)
+        state = self.keyspace.tables.state
+        self.membership.reload(state)
+        self.alarms = Alarms(state.get(Alarms.ROW))
+        self._guard()
+
     def replay(self, term: int, position: int, data: bytes) -> None:
         """Applies an entry whose callers are gone: after a restart."""
         done = self.keyspace.applied.requests

@@ -35,7 +35,14 @@ class Compactor:
         if self._sweep is None and self._keyspace.swept < self._keyspace.compacted:
             self._began = self._loop.time()
             self._sweep = sweep(self._keyspace, self._most)
-            self._loop.call_soon(self._step)
+            self._loop.call_soon(self._step, self._sweep)
+
+    def restart(self) -> None:
+        """Gives up what is being swept and looks anew: the keyspace's content was exchanged."""
+        self._sweep = None
+        self.start()
+        if self._sweep is None:
+            self._tell()
 
     def when_swept(self, call: Callable[[], None]) -> None:
         """Calls when nothing is left to sweep; at once, when nothing is."""
@@ -44,11 +51,11 @@ class Compactor:
         else:
             self._waiting.append(call)
 
-    def _step(self) -> None:
-        if self._sweep is None:
+    def _step(self, under_way: Iterator[None]) -> None:
+        if under_way is not self._sweep:
             return
         try:
-            finished = next(self._sweep, self) is self
+            finished = next(under_way, self) is self
         except Exception as error:
             self._on_failure(error)
             return
@@ -63,8 +70,11 @@ class Compactor:
             )
             self.start()
             if self._sweep is None:
-                waiting, self._waiting = self._waiting, []
-                for call in waiting:
-                    call()
+                self._tell()
         else:
-            self._loop.call_later(self._pause, self._step)
+            self._loop.call_later(self._pause, self._step, under_way)
+
+    def _tell(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call()

@@ -4,10 +4,13 @@ It has no write-ahead log of its own: what is not flushed is rebuilt from the Ra
 families flush together, so that after a crash they show one moment.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from rocksdict import (
+    AccessType,
     BlockBasedOptions,
     Cache,
     Checkpoint,
@@ -19,24 +22,25 @@ from rocksdict import (
 )
 
 from rusd.mvcc.tables import EVENTS, HISTORY, LATEST, Tables
+from rusd.storage.folders import current
 
 _MIB: Final = 1 << 20
 _BLOCK_CACHE: Final = 32 * _MIB
 _MEMTABLE: Final = 32 * _MIB
-_DIRECTORY: Final = "keyspace"
 _LAST: Final = b"\xff" * 16
 """After all rows of the state table."""
 _ERRORS: Final = "rocksdb.background-errors"
 
 
 class Engine:
-    """The database of one member, under `directory`/keyspace.
+    """The database of one member.
 
     Raises OSError, with the database's own words, when it cannot be opened.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / _DIRECTORY
+    def __init__(self, directory: Path, folder: Path | None = None) -> None:
+        """Opens the keyspace in a member's directory, or the one in `folder`."""
+        self.path = current(directory) if folder is None else folder
         self.path.mkdir(parents=True, exist_ok=True)
         cache = Cache(_BLOCK_CACHE)
         options = _options(cache)
@@ -68,10 +72,11 @@ class Engine:
         """
         # `Rdict.flush` writes one family alone, and a checkpoint, which writes all, holds the GIL.
         # Before RocksDB compacts a range it flushes as `atomic_flush` says; this range is empty.
-        self._db.compact_range(_LAST, None, self._beside_others)
+        db, path = self._db, self.path
+        db.compact_range(_LAST, None, self._beside_others)
         # That reports no error. One of an earlier flush counts: it may be why nothing was flushed.
-        if self._db.property_int_value(_ERRORS):
-            raise OSError(f"the database in {self.path} could not be flushed")
+        if db.property_int_value(_ERRORS):
+            raise OSError(f"the database in {path} could not be flushed")
 
     def compact(self) -> None:
         """Rewrites the whole database without what is deleted. Blocks; for a worker thread."""
@@ -79,8 +84,19 @@ class Engine:
             table.compact_range(None, None)
 
     def checkpoint(self, path: Path) -> None:
-        """Makes a copy of the database at `path`, which must not exist, of hard links."""
+        """Makes a copy of the database at `path`, which must not exist, of hard links.
+
+        It flushes, and holds the GIL meanwhile: for about 5 ms right after `flush`.
+        """
         Checkpoint(self._db).create_checkpoint(str(path))
+
+    def exchange(self, other: "Engine") -> None:
+        """Takes the other's database, and gives it this one's. What is under way on either goes on
+        where it began.
+        """
+        self._db, other._db = other._db, self._db
+        self.path, other.path = other.path, self.path
+        self.tables, other.tables = other.tables, self.tables
 
     def size(self) -> int:
         """Bytes of all files and memtables."""
@@ -107,6 +123,25 @@ class Engine:
     def _all(self) -> tuple[Rdict, ...]:
         tables = self.tables
         return tables.state, tables.latest, tables.events, tables.history
+
+
+@contextmanager
+def state_table(path: Path) -> Iterator[Rdict]:
+    """The state table of a database that nobody writes to: of a checkpoint."""
+    db = Rdict(str(path), Options(raw_mode=True), {}, AccessType.read_only())
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+def destroy(path: Path) -> bool:
+    """Removes a database that is not open in this process. Returns whether it is gone."""
+    try:
+        Rdict.destroy(str(path))
+    except Exception:  # rocksdict has no class of its own for it
+        return not path.exists()
+    return True
 
 
 def _modest_threads() -> Env:

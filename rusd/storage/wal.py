@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+from rusd.storage.folders import sync_directory
+
 SEGMENT_BYTES: Final = 64 << 20
 _MAGIC: Final = b"RWL1"
 _FRAME: Final = struct.Struct("<4sIII")
@@ -293,7 +295,7 @@ class Wal:
                 segment.path.unlink()
             del self._segments[:number]
             self.first_index = self._segments[0].first
-            _sync_directory(self.directory)
+            sync_directory(self.directory)
 
     def _roll(self, first: int) -> None:
         self._end_segment()
@@ -316,7 +318,7 @@ class Wal:
         _allocate(self._fd, 0)
         self._write_beginning(begins)
         unfinished.rename(path)
-        _sync_directory(self.directory)
+        sync_directory(self.directory)
         self._segments.append(_Segment(sequence, path, first, first - 1))
 
     def _reopen(self) -> None:
@@ -489,11 +491,3 @@ def _no_sync(_fd: int) -> None:
 
 def _allocate(fd: int, offset: int) -> None:
     os.posix_fallocate(fd, offset, max(1, SEGMENT_BYTES - offset))
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
