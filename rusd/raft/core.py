@@ -324,7 +324,14 @@ class Core:
 
     def _acknowledge(self, message: Message, index: int) -> None:
         self.promises.append(
-            Message(MessageKind.APPEND_REPLY, message.sender, self.id, self.term, index=index)
+            Message(
+                MessageKind.APPEND_REPLY,
+                message.sender,
+                self.id,
+                self.term,
+                index=index,
+                commit=self.log.commit,
+            )
         )
 
     def _reject_append(self, message: Message) -> None:
@@ -426,8 +433,10 @@ class Core:
 
     # What the node has done.
 
-    def written(self, number: int, durable_vote: tuple[int, int]) -> None:
-        """Write `number` and all before it are on disk, and this term with this vote."""
+    def written(self, number: int, hard_state: HardState) -> None:
+        """Write `number` and all before it are on disk, and this hard state."""
+        durable_vote = hard_state[:2]
+        self.log.durable_commit = hard_state.commit
         if durable_vote != self.durable_vote:
             self.durable_vote = durable_vote
             if self.role is Role.CANDIDATE:

@@ -49,6 +49,9 @@ class Leader:
         self._uncommitted_bytes = 0
         self.last_conf_index = core.log.last_index
         """No configuration change is in the log after this index; there may be one before."""
+        self._last_duty = 0
+        """Once this leader has no vote any more: what others must know to be committed before it
+        steps down."""
         self.progress: dict[int, Progress] = {}
         self._peers: list[tuple[int, Progress]] = []
         self._configure(core.log.last_index + 1, recent_active=False)
@@ -85,7 +88,7 @@ class Leader:
         core = self.core
         if core.elapsed >= core.config.election_ticks:
             core.elapsed = 0
-            if core.config.check_quorum and not self._has_active_quorum():
+            if core.config.check_quorum and core.is_voter and not self._has_active_quorum():
                 core.become_follower(core.term, NOBODY)
                 return
             self._end_transfer()
@@ -139,6 +142,10 @@ class Leader:
             self.maybe_commit()
             if message.sender == self.transferee:
                 self._maybe_hand_over(progress)
+        if message.commit > progress.commit:
+            progress.commit = message.commit
+        if self._last_duty:
+            self._maybe_step_down()
 
     def _on_heartbeat_reply(self, message: Message) -> None:
         progress = self.progress.get(message.sender)
@@ -148,7 +155,7 @@ class Leader:
         progress.probe_sent = False
         if progress.window.is_full:
             progress.window.free_one()
-        if progress.match < self.log.last_index:
+        if progress.match < self.log.last_index or self._last_duty:
             progress.must_ask = True
         self._appends_due = True
         if message.context:
@@ -172,8 +179,8 @@ class Leader:
     def _check_proposals_are_taken(self) -> None:
         if self.transferee != NOBODY:
             raise ProposalDroppedError("leadership is being transferred")
-        if self.core.id not in self.progress:
-            raise ProposalDroppedError("this leader is no member any more")
+        if self._last_duty:
+            raise ProposalDroppedError("the leader has no vote any more, and is about to step down")
 
     def _check_conf_changes(self, data: Sequence[bytes]) -> None:
         """One at a time (thesis, 4.1), and only what can be made of this configuration."""
@@ -395,21 +402,32 @@ class Leader:
     # Membership.
 
     def reconfigured(self) -> None:
-        """A change of the configuration was applied. Who leads and does not vote any more has seen
-        to it that the change is committed, and steps down (thesis, 4.2.2).
-        """
+        """A change of the configuration was applied."""
         core = self.core
         # One entry to probe who is new with; and time to be heard of.
         self._configure(max(1, self.log.last_index), recent_active=True)
         self._appends_due = True
-        if not core.is_voter:
-            self.prepare_messages()
-            core.become_follower(core.term, NOBODY)
-            return
         if self.transferee not in (*core.conf_state.voters, *core.conf_state.outgoing):
             self._end_transfer()
         self.maybe_commit()
         self._answer_confirmed_reads()
+        if not core.is_voter and not self._last_duty:
+            self._last_duty = self.log.commit
+            self._maybe_step_down()
+
+    def _maybe_step_down(self) -> None:
+        """A leader that has no vote any more steps down (thesis, 4.2.2) when a quorum of the others
+        knows, on disk, that the change is committed: until then they might need its vote, which
+        it does not give to who has less in its log. Then the longest log succeeds it at once.
+        """
+        core, progress = self.core, self.progress
+        known = quorum.agreed_index(core.conf_state, lambda voter: progress[voter].commit)
+        if known < self._last_duty:
+            return
+        self.prepare_messages()
+        successor = max(core.conf_state.voters, key=lambda voter: self.progress[voter].match)
+        core.messages.append(Message(MessageKind.TIMEOUT_NOW, successor, core.id, self.term))
+        core.become_follower(core.term, NOBODY)
 
     def maybe_leave_joint(self) -> None:
         """Leaves a joint configuration by itself, once it is applied (thesis, 4.3)."""

@@ -30,8 +30,10 @@ class Log:
         "applied",
         "applying",
         "commit",
+        "committed_conf_index",
         "compacted",
         "compacted_term",
+        "durable_commit",
         "handed",
         "last_index",
         "persisted",
@@ -56,6 +58,10 @@ class Log:
         self.commit = max(persisted.hard_state.commit, state.index)
         if self.commit > self.last_index:
             raise LogError(f"the log ends at {self.last_index}, {self.commit} was committed")
+        self.durable_commit = self.commit
+        """The commit index as it is on disk."""
+        self.committed_conf_index = 0
+        """Of the last change of the configuration that was seen to be committed."""
         self.applied = self.applying = state.index
         self.persisted = self.handed = self.last_index
         self.snapshot: Snapshot | None = None
@@ -210,18 +216,34 @@ class Log:
             return False
         if index > self.last_index:
             raise LogError(f"commit of {index} past the last index {self.last_index}")
+        for entry in self._entries[self.commit - self.compacted : index - self.compacted]:
+            if entry.kind == _CONF_CHANGE:
+                self.committed_conf_index = entry.index
         self.commit = index
         return True
 
     @property
     def has_committed(self) -> bool:
         """Whether something can be handed out to be applied."""
-        return self.applying < self.commit and self.applying < self.persisted
+        return self.applying < self._last_to_apply()
+
+    def _last_to_apply(self) -> int:
+        """What is committed and on disk; but a change of the configuration only when it is on disk
+        that it is committed. Else a member that applied it, and crashed, would be back in the old
+        configuration, and need the votes of who may be gone.
+        """
+        last = min(self.commit, self.persisted)
+        if self.committed_conf_index <= self.durable_commit:
+            return last
+        start = max(self.applying, self.durable_commit) + 1
+        for index in range(start, last + 1):
+            if self._entries[index - self.compacted - 1].kind == _CONF_CHANGE:
+                return index - 1
+        return last
 
     def hand_out_committed(self, max_bytes: int) -> tuple[Entry, ...]:
-        """What is committed and on disk, and was not handed out to be applied."""
-        start, end = self.applying + 1, min(self.commit, self.persisted)
-        entries = self._slice(start, end, max_bytes)
+        """What can be applied, and was not handed out to be."""
+        entries = self._slice(self.applying + 1, self._last_to_apply(), max_bytes)
         self.applying += len(entries)
         return entries
 

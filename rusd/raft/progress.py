@@ -68,6 +68,8 @@ class Progress:
     next: int
     match: int = 0
     state: ProgressState = ProgressState.PROBE
+    commit: int = 0
+    """What it said that it knows to be committed."""
     recent_active: bool = False
     """It was heard of since the leader last looked for a quorum."""
     told_commit: int = 0

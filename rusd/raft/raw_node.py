@@ -25,10 +25,10 @@ from rusd.raft.progress import Progress
 
 
 class _Write(NamedTuple):
-    """A Ready that is not advanced: with its vote in its term, once it is on disk."""
+    """A Ready that is not advanced, and the hard state that is on disk once it is."""
 
     number: int
-    vote: tuple[int, int]
+    hard_state: HardState
 
 
 class RawNode:
@@ -39,7 +39,7 @@ class RawNode:
         self._core = Core(config, persisted)
         self._number = 0
         self._writes: deque[_Write] = deque()
-        self._handed_hard_state = self._core.hard_state
+        self._handed_hard_state = self._durable_hard_state = self._core.hard_state
 
     # In.
 
@@ -106,7 +106,7 @@ class RawNode:
             or log.handed < log.last_index
             or log.snapshot is not None
             or core.has_committed
-            or (core.term, core.vote) != self._handed_hard_state[:2]
+            or self._must_write_hard_state()
         )
 
     def ready(self) -> Ready:
@@ -117,9 +117,11 @@ class RawNode:
         self._number = number = self._number + 1
         log = core.log
         snapshot, entries = log.snapshot, log.hand_out(number)
-        hard_state = self._hard_state(bool(entries) or snapshot is not None)
+        hard_state = None
+        if entries or snapshot is not None or self._must_write_hard_state():
+            hard_state = self._changed_hard_state()
         if hard_state is not None or entries or snapshot is not None:
-            self._writes.append(_Write(number, (core.term, core.vote)))
+            self._writes.append(_Write(number, self._handed_hard_state))
         committed = (
             log.hand_out_committed(core.config.max_committed_bytes) if core.has_committed else ()
         )
@@ -138,22 +140,30 @@ class RawNode:
         core.reads.clear()
         return ready
 
-    def _hard_state(self, is_writing: bool) -> HardState | None:
-        """What has changed of it. The commit index alone is not worth a write: a member learns it
-        again.
+    def _must_write_hard_state(self) -> bool:
+        """Whether it is worth a write by itself. A new commit index alone is not, as a member will
+        learn it again; except where it commits a change of the configuration.
         """
-        hard_state, handed = self._core.hard_state, self._handed_hard_state
-        if hard_state == handed or (hard_state[:2] == handed[:2] and not is_writing):
+        core, handed = self._core, self._handed_hard_state
+        return (
+            core.term != handed.term
+            or core.vote != handed.vote
+            or core.log.committed_conf_index > handed.commit
+        )
+
+    def _changed_hard_state(self) -> HardState | None:
+        hard_state = self._core.hard_state
+        if hard_state == self._handed_hard_state:
             return None
         self._handed_hard_state = hard_state
         return hard_state
 
     def advance(self, ready: Ready) -> None:
         """Entries, hard state and snapshot of this and of all earlier Readys are on disk."""
-        vote = self._core.durable_vote
-        while self._writes and self._writes[0].number <= ready.number:
-            vote = self._writes.popleft().vote
-        self._core.written(ready.number, vote)
+        writes = self._writes
+        while writes and writes[0].number <= ready.number:
+            self._durable_hard_state = writes.popleft().hard_state
+        self._core.written(ready.number, self._durable_hard_state)
 
     def applied_to(self, index: int) -> None:
         """The state machine has applied up to `index`. Raises LogError for more than was handed
