@@ -6,6 +6,8 @@ READY := $(VENV)/ready
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 DATA ?= default.etcd
 CLUSTER_DATA ?= cluster.etcd
+MINUTES ?= 10
+SEED ?= $(shell date +%s)
 SOAK_RUNS ?= 100
 KILLS ?= 300
 
@@ -42,9 +44,11 @@ protos: $(READY)  ## regenerate rusd/pb from protos/
 bench: $(READY)  ## measure rusd beside real etcd; writes docs/benchmarks.md
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
-soak: $(READY)  ## compare with real etcd and kill a member under load, for long (SOAK_RUNS=, KILLS=)
-	PATH="$$(tests/fetch-etcd):$$PATH" $(BIN)/python -m tests.compat --steps 5000 --runs $(SOAK_RUNS)
+soak: $(READY)  ## simulate and break clusters for MINUTES=10 each, then kill (KILLS=) and compare (SOAK_RUNS=)
+	$(BIN)/python -m tests.sim --minutes $(MINUTES)
+	$(BIN)/python -m tests.cluster --minutes $(MINUTES) --seed $(SEED)
 	PATH="$$(tests/fetch-etcd):$$PATH" $(BIN)/pytest tests/cluster/test_kill.py --kills $(KILLS)
+	PATH="$$(tests/fetch-etcd):$$PATH" $(BIN)/python -m tests.compat --steps 5000 --runs $(SOAK_RUNS)
 
 dist: $(READY)  ## build the wheel and the source distribution into dist/
 	$(BIN)/python -m build --no-isolation

@@ -1,6 +1,7 @@
 """What the members of a cluster say of themselves over the client API, and a table of it."""
 
 import http.client
+import shutil
 import sys
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from google.protobuf.message import Message
 from rusd.pb import rpc_pb2 as rpc
 
 _ANSWER_SECONDS = 1.0
-_HEADINGS = ("NAME", "CLIENT", "ID", "ROLE", "TERM", "INDEX", "REVISION", "DB SIZE", "HEALTH")
+_HEADINGS = ("NAME", "ENDPOINT", "ROLE", "HEALTH", "TERM", "INDEX", "REVISION", "DB SIZE", "ID")
 
 Response = TypeVar("Response", bound=Message)
 
@@ -43,13 +44,13 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         """The row's texts, one for each heading."""
+        first = (self.name, urllib.parse.urlsplit(self.url).netloc, self.role, self.health)
         if self.status is None:
-            return (self.name, self.url, *"------", self.health)
+            return (*first, *"-----")
         status = self.status
         return (
-            *(self.name, self.url, f"{status.header.member_id:x}", self.role),
-            *(f"{status.raftTerm}", f"{status.raftIndex}", f"{status.header.revision}"),
-            *(_size(status.dbSize), self.health),
+            *(*first, f"{status.raftTerm}", f"{status.raftIndex}", f"{status.header.revision}"),
+            *(_size(status.dbSize), f"{status.header.member_id:x}"),
         )
 
 
@@ -148,7 +149,8 @@ class Screen:
         lines = table(rows)
         if sys.stdout.isatty():
             up = f"\x1b[{self._lines}A" if self._lines else ""
-            click.echo(up + "\n".join(f"{line}\x1b[K" for line in lines) + "\x1b[J")
+            width = shutil.get_terminal_size().columns  # a line that wraps would count as two
+            click.echo(up + "\n".join(f"{line[:width]}\x1b[K" for line in lines) + "\x1b[J")
             self._lines = len(lines)
             return
         what: list[tuple[str, ...]] = [(row.name, row.role, row.health) for row in rows]

@@ -1,6 +1,7 @@
 """The launcher of a cluster on this machine: starts all, says how they are, leaves none behind."""
 
 import os
+import re
 import shlex
 import signal
 import socket
@@ -71,7 +72,8 @@ class Launcher:
     def latest(self) -> dict[str, list[str]]:
         """The last table that it printed: cells by member."""
         rows = self.text.rpartition("NAME  ")[2].splitlines()[1:]
-        return {cells[0]: cells for line in rows if (cells := line.split()) and len(cells) > 7}
+        cells = [re.split("  +", line) for line in rows]
+        return {row[0]: row for row in cells if len(row) == 9}
 
     def wait_for_members(self, count: int = 3) -> None:
         """Until so many are shown healthy, one of them as the leader."""
@@ -79,9 +81,8 @@ class Launcher:
         def all_serve() -> bool:
             assert self.process.poll() is None, self.text
             rows = self.latest().values()
-            return [row[3] for row in rows].count("leader") == 1 and count == sum(
-                row[-1] == "healthy" for row in rows
-            )
+            roles, healths = [row[2] for row in rows], [row[3] for row in rows]
+            return roles.count("leader") == 1 and healths.count("healthy") == count
 
         wait_for(all_serve, _SECONDS, f"{count} members:\n{self.text}")
 
@@ -160,8 +161,8 @@ def test_the_next_start_goes_on_with_the_data(launch: Launch) -> None:
     first.process.wait(_SECONDS)
     second = launch(ports)
     second.wait_for_members()
-    assert [row[:3] for row in second.latest().values()] == [
-        row[:3] for row in first.latest().values()
+    assert [row[-1] for row in second.latest().values()] == [
+        row[-1] for row in first.latest().values()
     ]
     found = call(ports[2], "KV/Range", rpc.RangeRequest(key=b"kept"), rpc.RangeResponse)
     assert found.kvs[0].value == b"here"
@@ -189,7 +190,7 @@ def test_a_member_that_ends_is_told_and_not_restarted(launch: Launch) -> None:
     os.kill(members[1], signal.SIGKILL)
     wait_for(lambda: "infra2 ended (killed by SIGKILL)" in launcher.text, _SECONDS, "the report")
     launcher.wait_for_members(2)
-    assert launcher.latest()["infra2"][-4:] == ["ended:", "killed", "by", "SIGKILL"]
+    assert launcher.latest()["infra2"][2:4] == ["-", "ended: killed by SIGKILL"]
     assert launcher.members() == [members[0], members[2]]
     os.kill(members[0], signal.SIGKILL)
     os.kill(members[2], signal.SIGKILL)
@@ -204,11 +205,7 @@ def test_a_member_that_was_added_is_shown(launch: Launch) -> None:
     learner = rpc.MemberAddRequest(peerURLs=["http://127.0.0.1:1"], isLearner=True)
     call(launcher.ports[0], "Cluster/MemberAdd", learner, rpc.MemberAddResponse)
     wait_for(lambda: "(added)" in launcher.latest(), _SECONDS, "the learner")
-    assert launcher.latest()["(added)"][1:] == [
-        "http://127.0.0.1:1",
-        *("------"),
-        *("not", "started"),
-    ]
+    assert launcher.latest()["(added)"][1:4] == ["127.0.0.1:1", "-", "not started"]
 
 
 @pytest.mark.parametrize("which", [2, 5], ids=["a client port", "a peer port"])
