@@ -255,7 +255,7 @@ class _RangeStream:
         self._replica, self._reads = replica, reads
         self._header = b""
         self._chunks: Generator[bytes, None, bytes] | None = None
-        self._scheduled = False
+        self._scheduled = self._closed = False
 
     def message(self, data: bytes) -> None:
         try:
@@ -277,7 +277,7 @@ class _RangeStream:
     def _begin(self, request: RangeRequest, refusal: Exception | None) -> None:
         if refusal is not None:
             self._stream.finish(errors.status_of(refusal))
-        elif not self._stream.closed:
+        elif not self._closed:
             self._header = self._headers.at(self._keyspace.revision)
             self._chunks = stream_range(self._keyspace, request)
             self._step()
@@ -286,6 +286,7 @@ class _RangeStream:
         pass
 
     def closed(self) -> None:
+        self._closed = True
         self._chunks = None
 
     def writable(self) -> None:

@@ -211,6 +211,9 @@ class Replica:
         try:
             while raw.has_ready() and not self._installing:
                 self._do(raw.ready())
+        except Exception as error:
+            self.fail(error)
+            return
         finally:
             self._running = False
         if (raw.term, raw.leader, raw.role) != self._seen:

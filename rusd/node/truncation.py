@@ -58,6 +58,9 @@ class Truncation:
             flushed = asyncio.get_running_loop().run_in_executor(self._executor, self._flush)
             flushed.add_done_callback(lambda future: self._drop(self._flushed_index, future))
 
+    def _is_alone(self) -> bool:
+        return len(self._pipeline.applier.membership.members) == 1
+
     def _shorten(self, applied: int, appended: int) -> None:
         """Forgets entries that are applied here and that no follower should need."""
         marks = self._marks
@@ -65,8 +68,7 @@ class Truncation:
         if appended - size < _MARK_BYTES and applied - index < _MARK_ENTRIES:
             return
         marks.append((applied, appended))
-        alone = len(self._pipeline.applier.membership.members) == 1
-        kept_bytes, kept_marks = (0, 1) if alone else (_KEPT_BYTES, _KEPT_MARKS)
+        kept_bytes, kept_marks = (0, 1) if self._is_alone() else (_KEPT_BYTES, _KEPT_MARKS)
         forgotten = 0
         while len(marks) > kept_marks or (len(marks) > 1 and appended - marks[1][1] >= kept_bytes):
             forgotten, _ = marks.popleft()
@@ -78,7 +80,10 @@ class Truncation:
         if (error := future.exception()) is not None:
             self._log.error("failed to flush the keyspace", error=error)
             return
-        kept = min(flushed + 1, self._pipeline.replica.raw.first_index)
+        kept = flushed + 1
+        if not self._is_alone():
+            # After a restart too, followers should find what they lack.
+            kept = min(kept, self._pipeline.replica.raw.first_index)
         self._pipeline.submit(
             lambda wal: wal.drop_before(kept),
             lambda: self._log.debug("truncated the log", index=flushed),

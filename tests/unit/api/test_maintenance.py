@@ -116,7 +116,7 @@ def test_status_fills_every_field(tmp_path: Path) -> None:
         assert (header.revision, header.raft_term) == (3, 2)
         assert (status.version, status.storageVersion) == ("3.7.1", "3.7.0")
         assert status.leader == MEMBER_ID
-        assert (status.raftIndex, status.raftAppliedIndex, status.raftTerm) == (4, 4, 2)
+        assert (status.raftIndex, status.raftAppliedIndex, status.raftTerm) == (5, 5, 2)
         assert list(status.errors) == [f"memberID:{MEMBER_ID} alarm:NOSPACE "]
         assert 0 < status.dbSizeInUse <= status.dbSize
         assert status.dbSizeQuota == 2 << 30

@@ -4,14 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rusd.node.entry import Kind, decode, encode
+from rusd.node.entry import Kind, batch_of, decode, encode
 
-requests = st.lists(st.tuples(st.sampled_from(Kind), st.binary(max_size=300)), max_size=9)
+requests = st.lists(
+    st.tuples(st.sampled_from(sorted(set(Kind) - {Kind.BATCH})), st.binary(max_size=300)),
+    max_size=9,
+)
 
 
 @given(requests)
 def test_requests_come_back_in_order(batch: list[tuple[int, bytes]]) -> None:
-    assert list(decode(encode(batch))) == batch
+    assert list(decode(encode(batch, 7, 9))) == batch
 
 
 @given(requests.filter(bool), st.data())
@@ -19,10 +22,10 @@ def test_data_that_is_not_whole_is_refused(
     batch: list[tuple[int, bytes]], data: st.DataObject
 ) -> None:
     """Unless it was cut between requests: that is another, shorter batch."""
-    whole = encode(batch)
+    whole = encode(batch, 7, 9)
     cut = data.draw(st.integers(0, len(whole) - 1))
-    boundaries = {len(encode(batch[:count])) for count in range(len(batch))}
-    if cut in boundaries:
+    boundaries = {len(encode(batch[:count], 7, 9)) for count in range(len(batch))}
+    if cut in {0, *boundaries}:
         assert len(list(decode(whole[:cut]))) < len(batch)
     else:
         with pytest.raises(ValueError, match="ends within a request"):
@@ -31,6 +34,7 @@ def test_data_that_is_not_whole_is_refused(
 
 def test_the_numbers_on_disk_do_not_change() -> None:
     assert [(kind.name, kind.value) for kind in Kind] == [
+        ("BATCH", 0),
         ("PUT", 1),
         ("DELETE_RANGE", 2),
         ("TXN", 3),
@@ -42,4 +46,13 @@ def test_the_numbers_on_disk_do_not_change() -> None:
         ("MEMBER", 9),
         ("LEASE_EXPIRE", 10),
     ]
-    assert encode([(Kind.PUT, b"ab")]) == b"\x01\x02\x00\x00\x00ab"
+    origin, sequence = b"\x01" + bytes(7), b"\x02" + bytes(7)
+    assert encode([(Kind.PUT, b"ab")], 1, 2) == (
+        b"\x00\x10\x00\x00\x00" + origin + sequence + b"\x01\x02\x00\x00\x00ab"
+    )
+
+
+def test_an_entry_says_whose_batch_it_is() -> None:
+    assert batch_of(encode([(Kind.PUT, b"ab")], 2**64 - 1, 2**63)) == (2**64 - 1, 2**63)
+    assert batch_of(b"") == (0, 0)
+    assert batch_of(b"\x01\x02\x00\x00\x00ab" + bytes(30)) == (0, 0), "of a cluster of one member"

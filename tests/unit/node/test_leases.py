@@ -49,8 +49,8 @@ def test_revokes_many_at_once(tmp_path: Path) -> None:
                 )
             await member.pipeline.idle()
             assert len(member.lessor) == 3000
-            member.clock.now += 10
             leases = Leases(member.pipeline, member.lessor, 1.0)
+            member.clock.now += 10
             leases.start()
             await until(lambda: not len(member.lessor), "revocations")
             leases.stop()
@@ -114,6 +114,7 @@ def test_a_crash_keeps_the_last_checkpoint_and_what_was_restored_after_it(tmp_pa
             assert renewed.logged_in_full
             copy = member.crash_copy(tmp_path / "copy")
         async with running(copy) as member:
+            Leases(member.pipeline, member.lessor, 1.0)
             one, two = member.lessor.get(1), member.lessor.get(2)
             assert member.lessor.left(one) == 40
             assert member.lessor.left(two) == 100
@@ -125,8 +126,8 @@ def test_leases_that_lose_time_are_checkpointed_in_the_background(tmp_path: Path
     async def check() -> None:
         async with running(tmp_path) as member:
             lost, short = await granted(member, 1, 100), await granted(member, 2, 200)
-            member.clock.now += 60
             leases = Leases(member.pipeline, member.lessor, 1.0)
+            member.clock.now += 60
             leases.start()
             await until(lambda: lost.remaining == 40, "checkpoint")
             assert short.remaining == 200
@@ -138,13 +139,15 @@ def test_leases_that_lose_time_are_checkpointed_in_the_background(tmp_path: Path
 def test_replayed_checkpoints_count_from_the_end_of_the_replay(tmp_path: Path) -> None:
     async def check() -> None:
         async with running(tmp_path / "member") as member:
+            leases = Leases(member.pipeline, member.lessor, 1.0)
             await granted(member, 1, 100)
             member.clock.now += 10
-            Leases(member.pipeline, member.lessor, 1.0).stop()
+            leases.stop()
             await member.pipeline.idle()
             copy = member.crash_copy(tmp_path / "copy")
         async with running(copy) as member:
-            # Nothing was flushed: grant and checkpoint are both replayed.
+            # Nothing was flushed: grant and checkpoint are both applied again.
+            Leases(member.pipeline, member.lessor, 1.0)
             assert member.lessor.left(member.lessor.get(1)) == 90
 
     asyncio.run(check())
