@@ -137,7 +137,7 @@ def test_a_linearizable_list_waits_for_the_quorum() -> None:
     assert recorder.answers[2] == errors.LEADER_CHANGED
 
 
-CHANGES = [
+CHANGES: list[tuple[str, Any, Any]] = [
     ("MemberAdd", MemberAddRequest(peerURLs=["http://x:1"], isLearner=True), MemberAddResponse),
     ("MemberRemove", MemberRemoveRequest(ID=3), MemberRemoveResponse),
     ("MemberUpdate", MemberUpdateRequest(ID=3, peerURLs=["http://y:1"]), MemberUpdateResponse),
