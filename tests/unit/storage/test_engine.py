@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rusd.mvcc.tables import Tables, new_batch, rows
-from rusd.storage.engine import Engine
+from rusd.storage.engine import Engine, destroy, state_table
 
 FILL_ROWS, VALUE = 100, b"v" * 20_000
 FULL = 24
@@ -94,6 +94,44 @@ def test_a_checkpoint_is_a_database_of_that_moment(engine: Engine, tmp_path: Pat
     fill(engine.tables, 1)
     assert found(Engine(tmp_path / "copy").tables) == (0, [1, 1, 1])
     assert found(engine.tables) == (1, [2, 2, 2])
+
+
+def test_the_state_of_a_checkpoint_can_be_read_without_a_change_to_it(
+    engine: Engine, tmp_path: Path
+) -> None:
+    fill(engine.tables, 7)
+    engine.checkpoint(tmp_path / "copy")
+    with state_table(tmp_path / "copy") as state:
+        assert state.get(b"number") == b"7"
+    assert found(Engine(tmp_path, tmp_path / "copy").tables) == (7, [1, 1, 1])
+
+
+def test_databases_are_exchanged_under_those_who_use_them(tmp_path: Path) -> None:
+    """A read that is under way ends on what it began with, and then the database can go."""
+    engine = Engine(tmp_path / "member")
+    fill(engine.tables, 0)
+    other = Engine(tmp_path / "member", tmp_path / "member" / "keyspace-other")
+    fill(other.tables, 1)
+    fill(other.tables, 2)
+    reading = rows(engine.tables.latest, b"", None)
+    first = next(reading)
+    old, new = engine.path, other.path
+    engine.exchange(other)
+    assert (engine.path, other.path) == (new, old)
+    assert found(engine.tables) == (2, [2, 2, 2])
+    assert found(other.tables) == (0, [1, 1, 1])
+    assert engine.size() > other.size()
+    engine.flush()
+    other.flush()
+    other.close()
+    vars(other).clear()
+    assert not destroy(old), "it is still read"
+    assert len([first, *reading]) == FILL_ROWS
+    del reading
+    assert destroy(old)
+    assert found(engine.tables) == (2, [2, 2, 2])
+    assert not destroy(new), "it is open"
+    engine.close()
 
 
 def test_compaction_gives_the_space_of_deleted_rows_back(engine: Engine) -> None:
