@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -30,6 +31,7 @@ from rusd.config import Config
 from rusd.lease.lessor import Lessor
 from rusd.log import Logger, log_loop_exceptions, open_logger, standard_logger
 from rusd.mvcc.watch import Watchers
+from rusd.node.apply import Applier
 from rusd.node.auto_compaction import AutoCompaction, Periodic, Policy, Revisions
 from rusd.node.bootstrap import (
     BootstrapError,
@@ -43,6 +45,7 @@ from rusd.node.connections import Connections
 from rusd.node.leases import Leases
 from rusd.node.membership import Membership
 from rusd.node.peer_connection import PeerLimits
+from rusd.node.peer_wire import Purpose
 from rusd.node.peers import Peers, ask
 from rusd.node.pipeline import Limits as PipelineLimits
 from rusd.node.pipeline import Pipeline
@@ -52,6 +55,7 @@ from rusd.node.reads import Reads
 from rusd.node.reconfiguration import Reconfiguration
 from rusd.node.renewals import Renewals
 from rusd.node.replica import Replica
+from rusd.node.snapshots import Snapshots
 from rusd.node.transfer import Transfer
 from rusd.node.truncation import Truncation
 from rusd.raft.message import Config as RaftConfig
@@ -135,12 +139,16 @@ async def _serve(config: Config, log: Logger) -> int:
     pipeline.connected = connections.since
     reads = Reads(replica, _request_timeout(config))
     threads = ThreadPoolExecutor(2, thread_name_prefix="background")
-    Truncation(pipeline, engine.flush, threads, log, config.snapshot_count)
+    snapshots = _snapshots(applier, engine, replica, peers, log)
+    Truncation(
+        pipeline, engine.flush, threads, log, config.snapshot_count, lambda: snapshots.needed
+    )
     compactor = Compactor(
         keyspace, config.compaction_sleep_interval, log, fail, config.compaction_batch_limit
     )
     applier.on_compact = compactor.start
     compactor.start()
+    snapshots.on_swap.append(lambda _: compactor.restart())
     Quota(pipeline, engine.size, config.quota_backend_bytes, log)
     leases = Leases(pipeline, lessor, config.election_timeout)
     renewals = Renewals(pipeline, reads, peers, lessor, leases)
@@ -149,6 +157,7 @@ async def _serve(config: Config, log: Logger) -> int:
     kv = KV(pipeline, reads, compactor, headers, slow, config.max_request_bytes, config.max_txn_ops)
     watchers = Watchers(keyspace)
     pipeline.after_apply.append(watchers.notify)
+    snapshots.on_swap.append(watchers.catch_up)
     watch = Watch(
         keyspace,
         watchers,
@@ -211,6 +220,7 @@ async def _serve(config: Config, log: Logger) -> int:
     if code == 0:
         leases.stop()
         await pipeline.stop(_DRAIN_SECONDS)
+    await snapshots.stop()
     await peers.stop()
     if code == 0:
         await loop.run_in_executor(threads, engine.flush)
@@ -290,6 +300,24 @@ def _peers(
     replica.on_conf_change.append(follow)
     follow()
     return peers
+
+
+def _snapshots(
+    applier: Applier, engine: Engine, replica: Replica, peers: Peers, log: Logger
+) -> Snapshots:
+    """Sends and receives what the core asks for with SNAPSHOT messages."""
+    snapshots = Snapshots(
+        applier,
+        engine,
+        partial(peers.open, purpose=Purpose.SNAPSHOT),
+        replica.snapshot_ended,
+        replica.receive_snapshot,
+        log,
+    )
+    snapshots.wanted = replica.wants_snapshot
+    replica.send_snapshot = snapshots.send
+    peers.accept(Purpose.SNAPSHOT, snapshots.receive)
+    return snapshots
 
 
 def _request_timeout(config: Config) -> float:

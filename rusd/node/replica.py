@@ -169,6 +169,18 @@ class Replica:
             self._staged = None
             staged.discard()
 
+    def snapshot_ended(self, member: int, ok: bool) -> None:
+        """A snapshot was sent to a member, or could not be."""
+        self.raw.report_snapshot(member, ok)
+        self.run()
+
+    def wants_snapshot(self, message: Message) -> bool:
+        """Whether a SNAPSHOT message, of this member or to it, is still of use."""
+        raw, snapshot = self.raw, message.snapshot
+        if message.sender == self.id:
+            return self.is_leader and message.term == raw.term
+        return message.term >= raw.term and snapshot is not None and snapshot.index > raw.commit
+
     def submit(self, job: Job, done: Callable[[], None]) -> None:
         """Runs a job on the log's thread, between appends, then `done` on the loop."""
         self._writer.submit(job, done)

@@ -18,6 +18,8 @@ _MARK_BYTES, _MARK_ENTRIES = 1 << 20, 1000
 """The steps in which the log in memory is shortened."""
 
 _KEPT_MARKS: Final = 100
+_KEPT_BYTES_AT_MOST, _KEPT_MARKS_AT_MOST = 512 << 20, 1000
+"""While a snapshot is on its way: who gets it would need another otherwise."""
 
 
 class Truncation:
@@ -32,9 +34,13 @@ class Truncation:
         executor: Executor,
         log: Logger,
         entries: int,
+        needed: Callable[[], int | None] = lambda: None,
         size: int = 64 << 20,
     ) -> None:
-        """`flush` blocks, and is run on `executor`."""
+        """`flush` blocks, and is run on `executor`. `needed` names an index after which entries are
+        about to be asked for; None when none are.
+        """
+        self._needed = needed
         self._pipeline, self._flush, self._executor, self._log = pipeline, flush, executor, log
         self._entries, self._size = entries, size
         self._flushed_index = pipeline.keyspace.applied.position
@@ -70,6 +76,9 @@ class Truncation:
         marks.append((applied, appended))
         kept_bytes, kept_marks = (0, 1) if self._is_alone() else (_KEPT_BYTES, _KEPT_MARKS)
         forgotten = 0
+        needed = self._needed()
+        if needed is not None:
+            kept_bytes, kept_marks = _KEPT_BYTES_AT_MOST, _KEPT_MARKS_AT_MOST
         while len(marks) > kept_marks or (len(marks) > 1 and appended - marks[1][1] >= kept_bytes):
             forgotten, _ = marks.popleft()
         raw = self._pipeline.replica.raw

@@ -223,7 +223,7 @@ def test_truncation_keeps_what_the_tables_have_not_flushed(tmp_path: Path) -> No
         async with running(tmp_path / "member") as member:
             with ThreadPoolExecutor(1) as threads:
                 truncation = Truncation(
-                    member.pipeline, member.engine.flush, threads, member.log, 10, 1 << 30
+                    member.pipeline, member.engine.flush, threads, member.log, 10, size=1 << 30
                 )
                 for number in range(60):
                     await member.propose(Kind.PUT, PutRequest(key=b"%d" % number, value=b"v" * 500))
@@ -256,7 +256,7 @@ def test_a_flush_that_fails_keeps_the_log(tmp_path: Path) -> None:
     async def test() -> None:
         async with running(tmp_path) as member:
             with ThreadPoolExecutor(1) as threads:
-                Truncation(member.pipeline, fail, threads, member.log, 1, 1 << 30)
+                Truncation(member.pipeline, fail, threads, member.log, 1, size=1 << 30)
                 for number in range(30):
                     await member.propose(Kind.PUT, PutRequest(key=b"%d" % number, value=b"v" * 500))
                 await until(lambda: failed > 1, "two flushes")
