@@ -165,6 +165,7 @@ def _watch(members: Sequence[Member], command: Sequence[str], flags: Sequence[st
     while True:
         heard = signal.sigtimedwait(_AWAITED, _POLL_SECONDS)
         if heard and heard.si_signo in _STOP_SIGNALS:
+            click.echo("\nstopping all members")
             return
         if _tell_ends(members, command, flags):
             screen.forget()
