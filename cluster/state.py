@@ -69,7 +69,12 @@ def poll(urls: Mapping[str, str], ends: Mapping[str, str]) -> list[Row]:
     with ThreadPoolExecutor(2 * len(urls)) as threads:
         rows = list(threads.map(lambda name: _ask(name, urls[name], ends.get(name)), urls))
         listed = next(filter(None, threads.map(_members, urls.values())), [])
-        others = [member for member in listed if not set(member.clientURLs) & set(urls.values())]
+        # A member of ours has told its name, and not yet its client URLs, when it first starts.
+        others = [
+            member
+            for member in listed
+            if member.name not in urls and not set(member.clientURLs) & set(urls.values())
+        ]
         return [*rows, *threads.map(_ask_other, others)]
 
 

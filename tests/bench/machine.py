@@ -8,6 +8,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -44,7 +45,10 @@ def descendants(pid: int) -> Iterator[int]:
     """The process and all that it started and that still runs."""
     yield pid
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        for child in (thread / "children").read_text().split():
+        children = ""
+        with suppress(FileNotFoundError, ProcessLookupError):  # threads come and go
+            children = (thread / "children").read_text()
+        for child in children.split():
             yield from descendants(int(child))
 
 
