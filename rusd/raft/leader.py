@@ -68,7 +68,6 @@ class Leader:
         (paper, 5.4.2, and section 8).
         """
         self._append((b"",), _NORMAL)
-        self._heartbeat_due = True
         self.own_log_written()
 
     def _configure(self, next_index: int, recent_active: bool) -> None:
