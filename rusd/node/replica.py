@@ -160,14 +160,12 @@ class Replica:
     def receive_snapshot(self, message: Message, staged: Staged) -> None:
         """Takes a snapshot whose content has arrived."""
         if self._staged is not None or self._stopped:
+            # The core still holds the one before, or it is being installed.
             staged.discard()
             return
         self._staged = staged
         self.raw.step(message)
         self.run()
-        if not self._installing and self._staged is staged:
-            self._staged = None
-            staged.discard()
 
     def snapshot_ended(self, member: int, ok: bool) -> None:
         """A snapshot was sent to a member, or could not be."""
@@ -233,6 +231,10 @@ class Replica:
             self._note_sole()
         if self._committed:
             self._apply_committed()
+        if self._staged is not None and not (self._installing or raw.holds_snapshot):
+            # The core had no use for it.
+            self._staged.discard()
+            self._staged = None
 
     def _do(self, ready: Ready) -> None:
         if ready.messages:

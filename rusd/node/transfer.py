@@ -3,9 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 from rusd.node.membership import Membership
 from rusd.node.replica import Replica
+
+
+_FAREWELL: Final = 1.0
+"""Seconds that a leader which stops waits for its successor."""
 
 
 class TransferError(Exception):
@@ -81,5 +86,6 @@ class Transfer:
             default=None,
         )
         if best is not None:
-            with suppress(TransferError):
-                await self.to(best[1])
+            with suppress(TransferError, TimeoutError):
+                async with asyncio.timeout(_FAREWELL):
+                    await self.to(best[1])

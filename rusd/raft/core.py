@@ -98,6 +98,11 @@ class Core:
         }
 
     @property
+    def holds_snapshot(self) -> bool:
+        """See RawNode."""
+        return self._held_snapshot is not None
+
+    @property
     def can_lead(self) -> bool:
         """Learners, removed members, and members without a state machine cannot."""
         return self.is_voter and not self.log.is_installing

@@ -241,6 +241,11 @@ class RawNode:
         """Whether it is a member without a vote."""
         return self._core.id in self._core.conf_state.learners
 
+    @property
+    def holds_snapshot(self) -> bool:
+        """Whether a snapshot that it was sent waits until what was handed out is applied."""
+        return self._core.holds_snapshot
+
     def log_term(self, index: int) -> int:
         """The term of an entry, or 0 for one that is not in the log or compacted."""
         return self._core.log.term(index)
