@@ -66,8 +66,12 @@ class Disk:
         """Let every sync take this long."""
         self._child.ask({"sync_seconds": seconds})
 
+    def hold_syncs(self) -> None:
+        """Let no sync return any more: the power is about to fail, and writes wait for it."""
+        self._child.ask({"hold_syncs": True})
+
     def counts(self) -> dict[str, int]:
-        """How many `writes` and `syncs` there were, and how many syncs have `failed`."""
+        """How many `writes` and `syncs` there were; how many syncs `failed` or are `held`."""
         return self._child.ask("counts")
 
     def close(self) -> None:
@@ -132,7 +136,8 @@ class _Files:
         self.free = _CAPACITY
         self.fail_syncs = 0
         self.sync_seconds = 0.0
-        self.counts = {"writes": 0, "syncs": 0, "failed": 0}
+        self.hold_syncs = False
+        self.counts = {"writes": 0, "syncs": 0, "failed": 0, "held": 0}
 
     # what the kernel asks
 
@@ -235,9 +240,12 @@ class _Files:
             os.ftruncate(each.live, offset + size)
             each.pending.append(_Resize(offset + size))
 
-    def sync(self, node: int) -> None:
+    def sync(self, node: int) -> bool:
         each = self._nodes[node]
         self.counts["syncs"] += 1
+        if self.hold_syncs:
+            self.counts["held"] += 1
+            return False
         if self.sync_seconds:
             time.sleep(self.sync_seconds)
         if self.fail_syncs:
@@ -250,6 +258,7 @@ class _Files:
             _apply(each.platter, change)
         each.pending.clear()
         self._commit_names(each)
+        return True
 
     def space(self) -> tuple[int, int]:
         return _CAPACITY, 0 if self.full else self.free
@@ -320,6 +329,7 @@ class _Files:
 
     def lose_power(self) -> dict[str, int]:
         """Bring the files to what is on the platter, and decide what of the rest got there."""
+        self.hold_syncs = False
         counts = {"kept": 0, "lost": 0, "torn": 0}
         survive = self._random.randint(0, len(self._journal))
         for place, change in enumerate(self._journal):

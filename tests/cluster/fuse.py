@@ -25,6 +25,7 @@ _FALLOCATE: Final = struct.Struct("<QQQII")
 _STATFS: Final = struct.Struct("<5Q4I24x")
 _DIRENT: Final = struct.Struct("<QQII")
 _INIT_OUT: Final = struct.Struct("<IIIIHHIIHHI28x")
+_INTERRUPT: Final = 36
 _ASYNC_READ, _BIG_WRITES, _MAX_PAGES = 1 << 0, 1 << 5, 1 << 22
 _SET_MODE, _SET_SIZE = 1 << 0, 1 << 3
 _VALID_SECONDS: Final = 3600  # only the kernel changes what it has cached
@@ -60,7 +61,7 @@ class Filesystem(Protocol):
     def read(self, node: int, offset: int, size: int) -> bytes: ...
     def write(self, node: int, offset: int, data: bytes) -> None: ...
     def allocate(self, node: int, offset: int, size: int, mode: int) -> None: ...
-    def sync(self, node: int) -> None: ...
+    def sync(self, node: int) -> bool: ...  # False: it is not to be answered
     def space(self) -> tuple[int, int]: ...
 
 
@@ -88,7 +89,7 @@ class Server:
         """Serve `files`; nothing happens before `answer_one`."""
         self._device = device
         self._files = files
-        self._calls: dict[int, Callable[[int, bytes], bytes]] = {
+        self._calls: dict[int, Callable[[int, bytes], bytes | None]] = {
             1: self._lookup,
             3: self._getattr,
             4: self._setattr,
@@ -103,15 +104,17 @@ class Server:
             16: self._write,
             17: self._statfs,
             18: self._release,
-            20: self._sync,
+            20: self._sync,  # FSYNC
             26: self._init,
             28: self._readdir,
-            30: self._sync,
+            30: self._sync,  # FSYNCDIR
             35: self._create,
             43: self._fallocate,
             45: self._rename2,
         }
-        self._silent = {2, 36, 42}  # FORGET, INTERRUPT, BATCH_FORGET
+        self._silent = {2, 42}  # FORGET, BATCH_FORGET
+        self._held: set[int] = set()
+        """Requests that wait for an answer which only the end of who asked will bring."""
 
     def answer_one(self) -> None:
         """Read one request and answer it."""
@@ -119,15 +122,27 @@ class Server:
         _, opcode, unique, node, *_ = _IN.unpack_from(request)
         if opcode in self._silent:
             return
-        code, answer = 0, b""
+        if opcode == _INTERRUPT:
+            (interrupted,) = struct.unpack_from("<Q", request, _IN.size)
+            if interrupted in self._held:
+                self._held.remove(interrupted)
+                self._answer(interrupted, -errno.EINTR)
+            return
         call = self._calls.get(opcode)
         if call is None:
-            code = -errno.ENOSYS
+            self._answer(unique, -errno.ENOSYS)
+            return
+        try:
+            answer = call(node, request[_IN.size :])
+        except OSError as error:
+            self._answer(unique, -(error.errno or errno.EIO))
         else:
-            try:
-                answer = call(node, request[_IN.size :])
-            except OSError as error:
-                code = -(error.errno or errno.EIO)
+            if answer is None:
+                self._held.add(unique)
+            else:
+                self._answer(unique, 0, answer)
+
+    def _answer(self, unique: int, code: int, answer: bytes = b"") -> None:
         with suppress(FileNotFoundError):  # who asked was killed
             os.write(self._device, _OUT.pack(_OUT.size + len(answer), code, unique) + answer)
 
@@ -213,9 +228,8 @@ class Server:
         self._files.write(node, offset, body[_IO.size : _IO.size + size])
         return struct.pack("<II", size, 0)
 
-    def _sync(self, node: int, _body: bytes) -> bytes:
-        self._files.sync(node)
-        return b""
+    def _sync(self, node: int, _body: bytes) -> bytes | None:
+        return b"" if self._files.sync(node) else None
 
     def _fallocate(self, node: int, body: bytes) -> bytes:
         _, offset, size, mode, _ = _FALLOCATE.unpack_from(body)

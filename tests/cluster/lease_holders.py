@@ -6,7 +6,7 @@ TTL from the moment the request was sent; and a lease that nobody renews ends.
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
@@ -15,11 +15,11 @@ import grpc
 
 from rusd.pb import rpc_pb2 as rpc
 from tests.cluster.calls import Connection
-from tests.cluster.watch_log import WatchLog
 from tests.members import Cluster, wait_for
 
 PREFIX = b"l/"
 TTL = 4
+HOLDERS = 3
 END_SECONDS = 45.0
 """An unrenewed lease ends after its TTL, an election, and the new leader's extension by the TTL."""
 
@@ -38,17 +38,21 @@ class Lease:
 class LeaseHolders:
     """Threads, each holding one lease after the other."""
 
-    def __init__(self, cluster: Cluster, log: WatchLog, seed: int, count: int = 3) -> None:
-        """Start the holders; `log` watches PREFIX, on any member."""
+    def __init__(
+        self, cluster: Cluster, deleted_at: Callable[[], Mapping[bytes, float]], seed: int
+    ) -> None:
+        """Start the holders. `deleted_at` tells when (time.monotonic) a watcher first was told that
+        a key is gone.
+        """
         self._cluster = cluster
-        self._log = log
+        self._deleted_at = deleted_at
         self._ended = threading.Event()
         self.leases: list[Lease] = []
         self._threads = [
             threading.Thread(
                 target=self._run, args=(number, Random(f"{seed}/lease/{number}")), daemon=True
             )
-            for number in range(count)
+            for number in range(HOLDERS)
         ]
         for thread in self._threads:
             thread.start()
@@ -62,12 +66,12 @@ class LeaseHolders:
 
     def check(self) -> None:
         """Wait until all leases have ended; assert that none ended early."""
-        deleted = self._log.deleted_at
         wait_for(
-            lambda: all(lease.key in deleted for lease in self.leases),
+            lambda: self._deleted_at().keys() >= {lease.key for lease in self.leases},
             END_SECONDS,
-            f"the end of leases {[each.id for each in self.leases if each.key not in deleted]}",
+            "the end of all leases",
         )
+        deleted = self._deleted_at()
         early = [
             f"lease {lease.id} of {TTL} s ended {lease.promised_until - deleted[lease.key]:.2f} s"
             f" early, after {lease.renewals} renewals"

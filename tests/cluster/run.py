@@ -32,9 +32,10 @@ class Run:
         self.random = Random(seed)
         self.history = History()
         self._logs: dict[Member, WatchLog] = {}
-        self._lease_log = WatchLog(cluster.members[0], LEASES)
-        self._holders = LeaseHolders(cluster, self._lease_log, seed)
-        self._workload: Workload | None = None
+        self._left: list[WatchLog] = []
+        """Logs of members that were removed."""
+        self._holders = LeaseHolders(cluster, self._deleted_at, seed)
+        self.workload: Workload | None = None
         self._loads = 0
         self.watch()
 
@@ -42,35 +43,50 @@ class Run:
         """Watch the members that are not watched yet, and no longer those that are removed."""
         for member in list(self._logs):
             if member not in self.cluster.members:
-                self._logs.pop(member).stop()
+                log = self._logs.pop(member)
+                log.stop()
+                self._left.append(log)
         for member in self.cluster.members:
             if member not in self._logs:
-                self._logs[member] = WatchLog(member, PREFIX)
+                self._logs[member] = WatchLog(member, LEASES, PREFIX[:-1] + b"0")
 
     def load(self, value_bytes: int = 0) -> Workload:
         """Start the clients; wait until they write."""
-        assert self._workload is None
+        assert self.workload is None
         self._loads += 1
-        self._workload = Workload(
+        self.workload = Workload(
             self.cluster, self.history, self.seed, str(self._loads), value_bytes=value_bytes
         )
-        self._workload.await_writes(20)
-        return self._workload
+        self.workload.await_writes(20)
+        return self.workload
 
     def settle(self) -> None:
         """End the load; wait until all members agree; check everything but leases."""
-        assert self._workload is not None
-        self._workload.await_writes(20)
-        self._workload.stop()
-        self._workload = None
+        assert self.workload is not None
+        self.workload.await_writes(20)
+        self.workload.stop()
+        self.workload = None
         newest = self._write_last()
         await_agreement(self.cluster)
         for log in self._logs.values():
             log.await_revision(newest, CATCH_UP_SECONDS)
         check_logs(list(self._logs.values()), newest)
-        told = min(self._logs.values(), key=lambda log: log.start)
-        check(self.history.record, told.revisions, 1)
+        told = self._logs[self.cluster.members[0]].up_to(newest)
+        written = {
+            revision: changes
+            for revision, changes in told.items()
+            if all(key.startswith(PREFIX) for key, _ in changes)
+        }
+        check(self.history.record, written, 1)
         self.history.check()
+
+    def _deleted_at(self) -> dict[bytes, float]:
+        """When each key was first told to be gone, on any member."""
+        first: dict[bytes, float] = {}
+        for log in (*self._logs.values(), *self._left):
+            for key, at in list(log.deleted_at.items()):
+                first[key] = min(at, first.get(key, at))
+        return first
 
     def _write_last(self) -> int:
         """Put a key; return the revision. What comes after it was asked for before, and is late."""
@@ -101,8 +117,8 @@ class Run:
 
     def close(self) -> None:
         """End all threads, whatever state they are in."""
-        if self._workload is not None:
-            self._workload.stop()
+        if self.workload is not None:
+            self.workload.stop()
         self._holders.stop()
-        for log in (*self._logs.values(), self._lease_log):
+        for log in self._logs.values():
             log.stop()

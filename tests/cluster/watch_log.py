@@ -1,6 +1,6 @@
 """A watcher that logs all it is told and resumes where it stopped, whatever happens to its member.
 
-It asks for every change of a prefix from the first revision on. What it logs must have no gap and
+It asks for every change of a range from the first revision on. What it logs must have no gap and
 no repeat: it is held against what the writers were told, and against the logs of other members.
 """
 
@@ -21,17 +21,16 @@ _RETRY_SECONDS = 0.1
 class WatchLog:
     """One watcher on one member. `faults` lists broken promises."""
 
-    def __init__(self, member: Member, prefix: bytes, start: int = 1) -> None:
-        """Begin to watch, from revision `start` on."""
+    def __init__(self, member: Member, key: bytes, range_end: bytes) -> None:
+        """Begin to watch."""
         self.member = member
         self.revisions: dict[int, frozenset[Change]] = {}
         self.deleted_at: dict[bytes, float] = {}
         """When (time.monotonic) the log was told that a key is gone."""
         self.faults: list[str] = []
         self.resumes = 0
-        self.start = start
-        self._range = (prefix, prefix[:-1] + bytes([prefix[-1] + 1]))
-        self._next = start
+        self._range = (key, range_end)
+        self._next = 1
         self._newest = 0
         self._ended = threading.Event()
         self._call: grpc.Call | None = None
@@ -45,6 +44,14 @@ class WatchLog:
             seconds,
             f"revision {revision} at a watcher on {self.member.name}, which is at {self._newest}",
         )
+
+    def up_to(self, newest: int) -> dict[int, frozenset[Change]]:
+        """What the log was told of, up to a revision."""
+        return {
+            revision: changes
+            for revision, changes in list(self.revisions.items())
+            if revision <= newest
+        }
 
     def stop(self) -> None:
         """End the watcher."""
@@ -113,16 +120,10 @@ def check_logs(logs: list[WatchLog], newest: int) -> None:
     """
     faults = [fault for log in logs for fault in log.faults]
     assert not faults, faults
-    longest = min(logs, key=lambda each: each.start)
-    for log in logs:
-        expected = {
-            revision: changes
-            for revision, changes in longest.revisions.items()
-            if log.start <= revision <= newest
-        }
-        told = {
-            revision: changes for revision, changes in log.revisions.items() if revision <= newest
-        }
+    first, *others = logs
+    expected = first.up_to(newest)
+    for log in others:
+        told = log.up_to(newest)
         if told != expected:
             differing = sorted(
                 revision
@@ -130,6 +131,6 @@ def check_logs(logs: list[WatchLog], newest: int) -> None:
                 if expected.get(revision) != told.get(revision)
             )
             raise AssertionError(
-                f"watchers on {longest.member.name} and {log.member.name} were told different"
+                f"watchers on {first.member.name} and {log.member.name} were told different"
                 f" things of revisions {differing[:10]} ({len(differing)} of {len(expected)})"
             )
