@@ -77,7 +77,7 @@ struct connection {
 /* A message to send, and where in it the numbers go. */
 struct body {
     uint8_t *bytes;
-    size_t size, number_at[MARKS], running_at[MARKS];
+    size_t size, number_at[MARKS], running_at[MARKS], random_at, random_size;
     int numbers, runnings;
 };
 
@@ -221,6 +221,15 @@ static void write_digits(uint8_t *p, int64_t value) {
     for (int i = DIGITS; i--; value /= 10) p[i] = '0' + value % 10;
 }
 
+/* What no server can compress: xorshift (Marsaglia 2003), another sequence for each number. */
+static void write_random(uint8_t *p, size_t size, int64_t number) {
+    uint64_t x = 0x9e3779b97f4a7c15 * (number + 1);
+    for (size_t i = 0; i < size; i += sizeof x) {
+        x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+        memcpy(p + i, &x, size - i < sizeof x ? size - i : sizeof x);
+    }
+}
+
 /* Unary calls. */
 
 static int varint_size(uint64_t value) {
@@ -247,6 +256,7 @@ static void issue(struct connection *c, int64_t number, int64_t due) {
     for (int i = 0; i < b->numbers; i++) write_digits(b->bytes + b->number_at[i], key);
     for (int i = 0; i < b->runnings; i++)
         write_digits(b->bytes + b->running_at[i], key * b->runnings + i);
+    write_random(b->bytes + b->random_at, b->random_size, number);
     uint32_t stream = c->next_stream;
     c->next_stream += 2;
     if (c->next_stream > WINDOW - 2) die("stream ids are used up");
@@ -588,8 +598,14 @@ static struct body read_body(const char *name) {
 }
 
 /* In a body, ten @ are the number of the call, and ten # the next of a number that runs over all
-   of them: so one call can put many distinct keys. */
+   of them: so one call can put many distinct keys. One run of ten $ and more is filled with bytes
+   that differ from call to call. */
 static void find_marks(struct body *b) {
+    uint8_t *run = memmem(b->bytes, b->size, "$$$$$$$$$$", DIGITS);
+    if (run) {
+        b->random_at = run - b->bytes;
+        while (b->random_at + b->random_size < b->size && run[b->random_size] == '$') b->random_size++;
+    }
     for (size_t i = 0; i + DIGITS <= b->size; i++) {
         if (!memcmp(b->bytes + i, "@@@@@@@@@@", DIGITS)) b->number_at[b->numbers++] = i;
         if (!memcmp(b->bytes + i, "##########", DIGITS)) b->running_at[b->runnings++] = i;

@@ -11,6 +11,8 @@ KEY_SIZE = 31
 # Ten of a mark stand for a decimal number that the load generator writes in their place.
 CALL_NUMBER = b"@" * 10
 RUNNING_NUMBER = b"#" * 10
+# A run of this, ten bytes or more, stands for bytes that differ from call to call.
+RANDOM = b"$"
 
 
 def framed(message: Message) -> bytes:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.bench.goals import BY_NAME, ROWS, AtLeast, Ratio, Row, Under
 from tests.bench.load import Generators, LoadError
 from tests.bench.machine import Others
 from tests.bench.report import Figures, page
+from tests.bench.site import call
 from tests.members import Member, wait_for
 
 
@@ -108,6 +110,19 @@ def test_distinct_puts_are_distinct_and_a_following_txn_always_succeeds(
     )
     assert counted.calls == 600
     assert count_keys(b"/bench/followed/") == 6
+
+
+def test_random_values_are_as_long_as_told_and_differ(
+    subject: Member, generators: Generators
+) -> None:
+    body = requests.put("random", value=requests.RANDOM * 1003)
+    generators.closed(subject.client_port, "/etcdserverpb.KV/Put", body, 2, 4, count=50)
+    everything = rpc.RangeRequest(key=b"/bench/random/", range_end=b"/bench/random0")
+    found = call(subject, "/etcdserverpb.KV/Range", everything, rpc.RangeResponse)
+    values = [each.value for each in found.kvs]
+    assert len(values) == len(set(values)) == 50
+    assert {len(value) for value in values} == {1003}
+    assert len(zlib.compress(b"".join(values))) > 50 * 1000
 
 
 @pytest.fixture

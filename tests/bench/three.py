@@ -19,7 +19,7 @@ _RANGE = "/etcdserverpb.KV/Range"
 _MEMBER_ADD = "/etcdserverpb.Cluster/MemberAdd"
 _MEMBER_LIST = "/etcdserverpb.Cluster/MemberList"
 _MEMBER_REMOVE = "/etcdserverpb.Cluster/MemberRemove"
-_BULK_VALUE = bytes(8192)
+_BULK_VALUE = requests.RANDOM * 8192
 _CATCH_UP_SECONDS = 240.0
 _CHANGE_SECONDS = 60.0
 
