@@ -20,7 +20,7 @@ ELECTION_SECONDS = 2.0
 """The longest that a follower waits for its leader, with default flags: twice 1 s."""
 SERVED_SECONDS = 60.0
 HELD_SECONDS = 1.0
-WRITES = 30
+WRITES = 20
 
 
 class Faults:

@@ -6,6 +6,7 @@ change once, leases lived as long as promised, and all members have the same key
 """
 
 from contextlib import suppress
+from pathlib import Path
 from random import Random
 
 import grpc
@@ -25,8 +26,9 @@ CATCH_UP_SECONDS = 60.0
 class Run:
     """Workloads, one after the other, on one cluster with its watchers and lease holders."""
 
-    def __init__(self, cluster: Cluster, seed: int) -> None:
-        """Watch all members; no load yet."""
+    def __init__(self, cluster: Cluster, seed: int, etcdctl: Path | None = None) -> None:
+        """Watch all members; no load yet. `etcdctl` is to be one of the clients."""
+        self._etcdctl = etcdctl
         self.cluster = cluster
         self.seed = seed
         self.random = Random(seed)
@@ -55,7 +57,12 @@ class Run:
         assert self.workload is None
         self._loads += 1
         self.workload = Workload(
-            self.cluster, self.history, self.seed, str(self._loads), value_bytes=value_bytes
+            self.cluster,
+            self.history,
+            self.seed,
+            str(self._loads),
+            value_bytes=value_bytes,
+            etcdctl=self._etcdctl,
         )
         self.workload.await_writes(20)
         return self.workload

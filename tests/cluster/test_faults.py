@@ -1,22 +1,36 @@
-"""Three members under load, and what can happen to processes: nothing that was promised breaks."""
+"""Three members under load, and all that can happen to them: nothing that was promised breaks.
+
+`python -m tests.cluster` draws from the same faults at random, for as long as one likes.
+"""
 
 import random
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import grpc
 import pytest
 
+from rusd.pb import rpc_pb2 as rpc
+from tests.cluster.calls import ask
+from tests.cluster.child import ChildError
+from tests.cluster.faults import (
+    SERVED_SECONDS,
+    Faults,
+)
+from tests.cluster.machines import Machines
 from tests.cluster.run import Run
 from tests.cluster.service import SteadyWriter
-from tests.members import running_cluster
+from tests.linearizability import Answer, Get, NotLinearizableError, Operation, Put, check
+from tests.members import Member, running_cluster, wait_for
 
-ELECTION_SECONDS = 2.0
-"""The election timeout, 1 s, doubled: the longest that a follower waits for its leader."""
 WITHOUT_SERVICE_SECONDS = 2.0
 
 pytestmark = pytest.mark.timeout(300)
+
+StartMachines = Callable[..., Machines]
 
 
 @pytest.fixture
@@ -29,52 +43,67 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
-def start_run(
+def start_machines(
     subject_command: Sequence[str], tmp_path: Path, seed: int
-) -> Iterator[Callable[[], Run]]:
-    """Starts a cluster of three and a run on it, which end with the test."""
+) -> Iterator[StartMachines]:
+    """Starts three members on machines that end with the test."""
     with ExitStack() as ending:
 
-        def start() -> Run:
-            cluster = ending.enter_context(running_cluster(subject_command, tmp_path))
-            run = Run(cluster, seed)
-            ending.callback(run.close)
-            return run
+        def start(network: bool = False, disks: bool = False) -> Machines:
+            try:
+                machines = Machines(subject_command, tmp_path, seed, network, disks)
+            except ChildError as error:
+                pytest.skip(str(error))
+            ending.callback(machines.close)
+            print(f"network: {machines.network or 'loopback'}")
+            machines.cluster.start()
+            return machines
 
         yield start
 
 
-def test_killed_members_come_back_and_nothing_acknowledged_is_lost(
-    start_run: Callable[[], Run],
-) -> None:
-    """Kill -9 of the leader, a follower, and all, under load; a leader that stands still."""
-    run = start_run()
-    cluster = run.cluster
-    load = run.load()
+@pytest.fixture
+def etcdctl() -> Path | None:
+    """The real etcdctl, if it can be had."""
+    script = Path(__file__).parents[1] / "fetch-etcd"
+    found = subprocess.run([script], capture_output=True, text=True, check=False)
+    if found.returncode == 0:
+        return Path(found.stdout.strip()) / "etcdctl"
+    print(f"no etcdctl among the clients: {found.stderr.strip()}")
+    return None
 
-    leader = cluster.leader()
-    leader.kill()
-    load.await_writes(50)
-    leader.start()
 
-    follower = next(member for member in cluster.members if member is not cluster.leader())
-    follower.kill()
-    load.await_writes(50)
-    follower.start()
+@pytest.fixture
+def start_faults(
+    start_machines: StartMachines, seed: int, etcdctl: Path | None
+) -> Iterator[Callable[..., tuple[Run, Faults]]]:
+    """Starts machines and a run on them; faults and loads are the test's to make."""
+    with ExitStack() as ending:
 
-    for member in cluster.members:
-        member.kill()
-    cluster.start()
-    load.await_writes(50)
+        def start(network: bool = False, disks: bool = False) -> tuple[Run, Faults]:
+            machines = start_machines(network, disks)
+            run = Run(machines.cluster, seed, etcdctl)
+            ending.callback(run.close)
+            return run, Faults(run, machines)
+
+        yield start
+
+
+StartFaults = Callable[..., tuple[Run, Faults]]
+
+
+def test_killed_paused_and_restarted_members_lose_nothing(start_faults: StartFaults) -> None:
+    """Kill -9 of the leader, a follower, and all; a leader that stands still; a rolling restart."""
+    run, faults = start_faults()
+    run.load()
+    faults.kill_the_leader()
+    faults.kill_a_follower()
+    faults.kill_all()
     run.settle()
-
-    load = run.load()
-    stopped = cluster.leader()
-    stopped.pause()
-    time.sleep(run.random.uniform(ELECTION_SECONDS, 2 * ELECTION_SECONDS))  # the fault itself
-    stopped.resume()
-    load.await_writes(50)
-    assert cluster.leader() is not stopped
+    run.load()
+    faults.pause_the_leader()
+    faults.move_the_leader()
+    faults.restart_all_in_turn()
     run.settle()
     run.finish()
 
@@ -99,14 +128,103 @@ def test_service_is_back_within_two_seconds_of_the_leaders_death(
     assert sorted(gaps)[1] < WITHOUT_SERVICE_SECONDS, gaps
 
 
-def test_a_rolling_restart_loses_nothing(start_run: Callable[[], Run]) -> None:
-    """One member after the other ends in order and starts again, under load."""
-    run = start_run()
-    load = run.load()
-    for member in run.cluster.members:
-        member.stop()
-        load.await_writes(20)
-        member.start()
-        load.await_writes(20)
+def test_partitions_one_way_and_both_and_bad_links_lose_nothing(start_faults: StartFaults) -> None:
+    """Packets between members are lost, all or some, in one direction or both."""
+    run, faults = start_faults(network=True)
+    run.load()
+    faults.cut_the_leader_off()
+    faults.let_the_leader_hear_nothing()
+    faults.let_nobody_hear_the_leader()
+    run.settle()
+    run.load()
+    faults.cut_a_follower_off()
+    faults.lose_packets()
+    faults.slow_the_links()
     run.settle()
     run.finish()
+
+
+def test_power_losses_full_disks_and_failed_syncs_lose_nothing(start_faults: StartFaults) -> None:
+    """Only what was synced is there afterwards, and of the rest a torn part."""
+    run, faults = start_faults(disks=True)
+    run.load()
+    faults.power_fails_at_the_leader()
+    faults.power_fails_everywhere()
+    faults.power_fails_everywhere()
+    run.settle()
+    run.load()
+    faults.fill_the_leaders_disk()
+    faults.fill_a_followers_disk()
+    faults.fail_a_sync()
+    run.settle()
+    run.finish()
+
+
+def test_members_that_come_and_go_lose_nothing(start_faults: StartFaults) -> None:
+    """A member is wiped and added again; another is added as a learner, promoted, one removed."""
+    run, faults = start_faults()
+    run.load()
+    faults.wipe_a_member()
+    faults.replace_a_member()
+    run.settle()
+    run.finish()
+
+
+def test_a_member_that_is_cut_off_says_so_and_the_check_reports_its_stale_reads(
+    start_machines: StartMachines,
+) -> None:
+    """Linearizable reads get no answer, calls that want a leader an error, streams an end."""
+    machines = start_machines(network=True)
+    cluster, network = machines.cluster, machines.network
+    assert network is not None
+    leader = cluster.leader()
+    cut = next(member for member in cluster.members if member is not leader)
+
+    def put(value: bytes) -> Operation:
+        invoked = time.monotonic()
+        request = rpc.PutRequest(key=b"k", value=value)
+        revision = ask(leader, request, rpc.PutResponse).header.revision
+        return Operation(Put("k", value), invoked, time.monotonic(), Answer(revision))
+
+    def get(serializable: bool) -> Operation:
+        invoked = time.monotonic()
+        request = rpc.RangeRequest(key=b"k", serializable=serializable)
+        answer = ask(cut, request, rpc.RangeResponse)
+        found = Answer(answer.header.revision, answer.kvs[0].value, answer.kvs[0].mod_revision)
+        return Operation(Get("k"), invoked, time.monotonic(), found)
+
+    history = [put(b"1"), get(serializable=False)]
+    check(history)
+    with cut.channel() as channel:
+        create = rpc.WatchRequest(create_request=rpc.WatchCreateRequest(key=b"k"))
+        watch = channel.stream_stream(
+            "/etcdserverpb.Watch/Watch",
+            request_serializer=rpc.WatchRequest.SerializeToString,
+            response_deserializer=rpc.WatchResponse.FromString,
+        )(iter([create]), metadata=[("hasleader", "true")], timeout=SERVED_SECONDS)
+        assert next(watch).created
+        network.cut_off(machines.hosts[cut], machines.others(cut))
+        history += [put(b"2"), get(serializable=True)]
+        with pytest.raises(NotLinearizableError):
+            check(history)
+        with pytest.raises(grpc.RpcError) as unanswered:
+            get(serializable=False)
+        assert unanswered.value.code() in (
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            grpc.StatusCode.UNAVAILABLE,
+        )
+        with pytest.raises(grpc.RpcError) as ended:
+            list(watch)
+        assert ended.value.details() == "etcdserver: no leader"
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+    network.heal()
+    wait_for(lambda: _reads(cut, b"2"), SERVED_SECONDS, "a linearizable read of the healed member")
+
+
+def _reads(member: Member, value: bytes) -> bool:
+    try:
+        answer = ask(member, rpc.RangeRequest(key=b"k"), rpc.RangeResponse)
+    except grpc.RpcError:
+        return False
+    assert answer.kvs[0].value == value
+    return True

@@ -4,17 +4,22 @@ Each client asks one member until that fails, then the next. Every operation has
 that failed has an unknown outcome, unless no connection was there to send it on.
 """
 
+import base64
 import itertools
+import json
+import subprocess
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
+from typing import Any
 
 import grpc
 
 from rusd.pb import rpc_pb2 as rpc
-from tests.cluster.calls import Connection
+from tests.cluster.calls import SECONDS, Connection
 from tests.cluster.load import Change, Record
 from tests.linearizability import (
     Answer,
@@ -33,6 +38,7 @@ PREFIX = b"w/"
 CLIENTS = 6
 JOIN_SECONDS = 30.0
 _PAUSE_SECONDS = 0.02
+_ETCDCTL_PAUSE_SECONDS = 0.2
 
 
 @dataclass
@@ -84,8 +90,11 @@ class Workload:
         name: str,
         clients: int = CLIENTS,
         value_bytes: int = 0,
+        etcdctl: Path | None = None,
     ) -> None:
-        """Start the clients; `value_bytes` is how long values are at least."""
+        """Start the clients; `value_bytes` is how long values are at least. With `etcdctl`, one
+        client more is that program.
+        """
         self._cluster = cluster
         self._history = history
         self._name = name
@@ -97,6 +106,10 @@ class Workload:
             )
             for number in range(clients)
         ]
+        if etcdctl is not None:
+            self._threads.append(
+                threading.Thread(target=self._run_etcdctl, args=(etcdctl, clients), daemon=True)
+            )
         for thread in self._threads:
             thread.start()
 
@@ -135,6 +148,52 @@ class Workload:
         finally:
             for connection in connections.values():
                 connection.close()
+
+    def _run_etcdctl(self, etcdctl: Path, client: int) -> None:
+        """Put and get one key, with all members as endpoints."""
+        key = f"{PREFIX.decode()}{self._name}/etcdctl"
+        for count in itertools.count():
+            if self._ended.is_set():
+                return
+            put = Put(key, f"{self._name}/etcdctl/{count}".encode())
+            changes = frozenset({(key.encode(), put.value)})
+            self._history.record.attempt(changes)
+            invoked = time.monotonic()
+            answer = self._etcdctl(etcdctl, "put", key, put.value.decode())
+            if answer is None:
+                self._history.add(Operation(put, invoked, client=client))
+            else:
+                revision = answer["header"]["revision"]
+                self._done(put, invoked, Answer(revision), client)
+                self._history.record.acknowledge(revision, changes)
+            invoked = time.monotonic()
+            answer = self._etcdctl(etcdctl, "get", key)
+            if answer is not None:
+                got = Answer(answer["header"]["revision"])
+                for found in answer.get("kvs", ()):
+                    value = base64.b64decode(found["value"])
+                    got = Answer(got.revision, value=value, mod=found["mod_revision"])
+                self._done(Get(key), invoked, got, client)
+            self._ended.wait(_ETCDCTL_PAUSE_SECONDS)
+
+    def _etcdctl(self, etcdctl: Path, *arguments: str) -> dict[str, Any] | None:
+        ran = subprocess.run(
+            [
+                etcdctl,
+                f"--endpoints={self._cluster.endpoints}",
+                f"--command-timeout={SECONDS:g}s",
+                "--write-out=json",
+                *arguments,
+            ],
+            capture_output=True,
+            check=False,
+            timeout=JOIN_SECONDS,
+        )
+        if ran.returncode != 0:
+            self._history.add_error("etcdctl")
+            return None
+        answer: dict[str, Any] = json.loads(ran.stdout)
+        return answer
 
     def _member(self, place: int) -> Member:
         members: Sequence[Member] = self._cluster.members
