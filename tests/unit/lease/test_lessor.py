@@ -139,6 +139,26 @@ class AgainstModel(RuleBasedStateMachine):
             for key in known.keys:
                 self.lessor.attach(lease, key)
 
+    @rule(ended=st.sets(IDS), anew=st.sets(IDS), ttl=st.integers(1, 12))
+    def take(self, ended: set[int], anew: set[int], ttl: int) -> None:
+        """A snapshot: some leases have ended, some are others of the same id; those that stay have
+        no less time than they had.
+        """
+        taken = Lessor(lambda: 0.0)
+        for lease in ended & self.model.keys():
+            del self.model[lease]
+        for lease in anew:
+            self.position += 1
+            self.model[lease] = Modelled(ttl, ttl, self.position, 0.0)
+        for lease, known in self.model.items():
+            taken.grant(lease, known.ttl, known.granted)
+            taken.checkpoint(lease, known.remaining)
+            for key in known.keys:
+                taken.attach(lease, key)
+            known.expires = max(known.expires, self.clock.now + known.remaining)
+            known.named_again = 0.0
+        self.lessor.take(taken)
+
     @invariant()
     def agrees(self) -> None:
         assert sorted(self.lessor.ids()) == sorted(self.model)

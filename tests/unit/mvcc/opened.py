@@ -66,6 +66,23 @@ class Opened:
         self.leases = Leases(leases)
         self.keyspace = Keyspace(self.engine.tables, self.leases, cache)
 
+    def copy(self) -> "Opened":
+        """Another one, with the same content, in a directory beside this one's."""
+        self.keyspace.write()
+        directory = self.engine.path.parent / "copy"
+        directory.mkdir()
+        self.engine.checkpoint(directory / "keyspace")
+        return Opened(directory, tuple(self.leases.keys))
+
+    def take(self, other: "Opened") -> None:
+        """Takes the content of another one, in place, and closes that."""
+        self.keyspace.write()
+        other.keyspace.write()
+        self.engine.exchange(other.engine)
+        self.keyspace.exchange(other.keyspace)
+        self.leases.keys = other.leases.keys
+        other.close()
+
     def close(self) -> None:
         self.keyspace.write()
         self.engine.close()

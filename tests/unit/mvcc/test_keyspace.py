@@ -57,7 +57,6 @@ class Pair:
     """A keyspace and its model, asked the same."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
         self.model = Model(set(LEASES))
         self.opened = Opened(directory, LEASES, cache=2000)
         self.reads: list[tuple[Generator[None, None, bytes], Answer]] = []
@@ -114,8 +113,17 @@ class Pair:
         while self.reads:
             self.go_on(0)
         self.sweep = None
+        directory = self.opened.engine.path.parent
         self.opened.close()
-        self.opened = Opened(self.directory, LEASES, cache=2000)
+        self.opened = Opened(directory, LEASES, cache=2000)
+
+    def take(self, script: list[Any]) -> None:
+        """Takes the content of a keyspace that is ahead. Reads that are under way go on."""
+        ahead = self.opened.copy()
+        for request in script:
+            assert ahead.ask(request) == ask_model(self.model, request)
+        self.sweep = None
+        self.opened.take(ahead)
 
     def close(self) -> None:
         self.reads.clear()
@@ -150,6 +158,7 @@ steps = st.one_of(
     st.tuples(st.just("sweep_slice")),
     st.tuples(st.just("give_up_sweep")),
     st.tuples(st.just("reopen")),
+    st.tuples(st.just("take"), st.lists(changes, max_size=5)),
 )
 
 
@@ -170,6 +179,8 @@ def carry_out(pair: Pair, step: Any) -> None:
             pair.sweep = None
         case ("reopen",):
             pair.reopen()
+        case ("take", ahead):
+            pair.take(ahead)
         case _:
             pair.ask(step)
 

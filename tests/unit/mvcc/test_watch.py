@@ -114,6 +114,9 @@ steps = st.one_of(
     st.tuples(st.just("room"), st.integers(0, 3), st.sampled_from([0, 0, 1, 2, 5, 1000])),
     st.tuples(st.just("turn")),
     st.tuples(st.just("compact"), st.integers(0, 8), st.booleans()),
+    st.tuples(
+        st.just("snapshot"), st.lists(changes, max_size=5), st.sampled_from([None, None, 0, 3])
+    ),
 )
 
 
@@ -151,6 +154,20 @@ class Scene:
                     self.opened.compact(self.model.compacted)
                     if swept:
                         self.opened.sweep()
+            case ("snapshot", requests, back):
+                # Of a member that has applied more, and may have compacted what is not seen here.
+                ahead = self.opened.copy()
+                for request in requests:
+                    ask_model(self.model, request)
+                    ahead.ask(request)
+                ahead.keyspace.write()
+                if back is not None and self.model.compacted < self.model.revision - back:
+                    self.model.compact(self.model.revision - back)
+                    ahead.compact(self.model.compacted)
+                    ahead.sweep()
+                seen = self.opened.keyspace.revision
+                self.opened.take(ahead)
+                self.hub.catch_up(seen)
             case _:
                 for request in step:
                     ask_model(self.model, request)
@@ -232,6 +249,64 @@ def put_many(opened: Opened, count: int, value: bytes = b"v") -> None:
 
 
 ALL = Selection(b"\x00", None)
+
+
+def test_after_a_snapshot_watchers_go_on_where_they_were(tmp_path: Path) -> None:
+    """Those that had seen all, those that lag, and those of the future; or hear that what they have
+    not seen was compacted.
+    """
+
+    async def test() -> None:
+        with closing(Opened(tmp_path)) as opened:
+            opened.ask(PutRequest(key=b"k"))
+            opened.keyspace.write()
+            hub, slow, client = Watchers(opened.keyspace), Client(), Client()
+            live, quiet = Watcher(0, ALL, 1, client), Watcher(1, Selection(b"z", b"z\0"), 3, client)
+            future, lagging = Watcher(2, ALL, 9, client), Watcher(3, ALL, 1, slow)
+            for watcher in (live, quiet, future, lagging):
+                hub.add(watcher)
+            while hub.lags(client):
+                await asyncio.sleep(0)
+            slow.room = 0
+
+            def put(target: Opened, count: int) -> None:
+                for _ in range(count):
+                    target.ask(PutRequest(key=b"k"))
+                target.ask(PutRequest(key=b"z"))
+                target.keyspace.write()
+
+            def revisions(watcher: Watcher) -> list[int]:
+                sink = cast(Client, watcher.sink)
+                return [revision for revision, _ in sink.seen[watcher]]
+
+            put(opened, 2)
+            hub.notify()
+            assert opened.keyspace.revision == 5
+            for _ in range(2):
+                ahead = opened.copy()
+                put(ahead, 4)
+                if ahead.keyspace.revision > 10:
+                    ahead.compact(8)
+                    ahead.sweep()
+                seen = opened.keyspace.revision
+                opened.take(ahead)
+                hub.catch_up(seen)
+                put(opened, 0)
+                hub.notify()
+                while hub.lags(client):
+                    await asyncio.sleep(0)
+            slow.room = 1000
+            hub.writable(slow)
+            while hub.lags(slow):
+                await asyncio.sleep(0)
+            assert opened.keyspace.revision == 17
+            assert revisions(live) == list(range(2, 18))
+            assert revisions(quiet) == [5, 10, 11, 16, 17]
+            assert revisions(future) == list(range(9, 18))
+            assert slow.ended == {lagging: 8}
+            assert not client.ended
+
+    run(test)
 
 
 @pytest.mark.parametrize("swept", [False, True])
