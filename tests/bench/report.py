@@ -36,10 +36,10 @@ core for a call.
 * Compaction removes 1,000,000 overwritten revisions (`physical`, so the call ends with the work).
 * Three members share the cores with each other and with the load. All load of a row goes to the
   leader, or to one follower; a row fails if the leader changes meanwhile.
-* Catching up: two of three members take 125,000 puts of 8 KiB of random bytes; the time is from the
-  third's first start until it answers with the leader's revision. Then it is removed, wiped and
-  added again, and catches up under puts to the leader, closed loop: their rate meanwhile, in percent
-  of the rate in the seconds before. It counts what the newcomer itself takes from the shared cores.
+* Catching up: two of three members take 125,000 puts of 8 KiB of random bytes; the time is from
+  the third's first start until it answers with the leader's revision. Then it is removed, wiped and
+  added again, and catches up under puts to the leader, closed loop: their rate meanwhile, as a
+  percentage of that in the seconds before. The newcomer takes its part of the shared cores.
 """
 
 
