@@ -143,6 +143,9 @@ class Progress:
             return True
         if self.state is ProgressState.SNAPSHOT or index != self.next - 1:
             return False
+        if index == self.match:
+            # It has lost what it acknowledged. It is asked again, but not at once.
+            return False
         self.next = max(min(index, hint + 1), self.match + 1)
         self.probe_sent = False
         return True

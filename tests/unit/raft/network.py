@@ -4,8 +4,7 @@ Every member has a disk, of which only what is synced survives a crash, and a st
 entries that it applied. Entries that two members apply at one index are compared as they are.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rusd.raft.confchange import Change, ChangeKind, ConfChange, Transition
@@ -134,10 +133,14 @@ class Member:
         self.node.step(message)
         self.run()
 
-    def say(self, kind: MessageKind, to: int, **fields: Any) -> None:
-        """Sends a message that its core did not make, of its term unless another is given."""
+    def get(self, kind: MessageKind, sender: int, **fields: Any) -> list[Message]:
+        """Gets a message that no core made, of its own term unless another is given. Returns what
+        it sends then.
+        """
         fields.setdefault("term", self.node.term)
-        self.network.send([Message(kind, to, self.id, **fields)])
+        start = len(self.network.sent)
+        self.step(Message(kind, self.id, sender, **fields))
+        return self.network.sent[start:]
 
     @property
     def log(self) -> list[int]:
@@ -154,6 +157,16 @@ class Member:
     def is_leader(self) -> bool:
         """By its own account."""
         return self.node.role is Role.LEADER
+
+    @property
+    def is_candidate(self) -> bool:
+        """It asks for votes, not only for promises of some."""
+        return self.node.role is Role.CANDIDATE
+
+    @property
+    def is_follower(self) -> bool:
+        """It does not stand for election."""
+        return self.node.role is Role.FOLLOWER
 
 
 class Network:
@@ -185,17 +198,14 @@ class Network:
         default it has nothing, as who joins.
         """
         snapshot = snapshot or Snapshot()
-        entries = tuple(
-            Entry(entry_term, index, b"%d" % entry_term)
-            for index, entry_term in enumerate(log, snapshot.index + 1)
-        )
+        entries = entries_of(log, snapshot.index + 1)
         hard_state = HardState(max((term, snapshot.term, *log)), 0, snapshot.index)
         disk = Persisted(snapshot, hard_state, entries)
         self.members[member] = Member(member, disk, self, **config)
         return self.members[member]
 
     @classmethod
-    def with_logs(cls, logs: dict[int, Sequence[int]], **config: Any) -> "Network":
+    def with_logs(cls, logs: Mapping[int, Sequence[int]], **config: Any) -> "Network":
         """Members with entries of these terms, from index 2 on, in their logs."""
         network = cls(tuple(logs), **config)
         snapshot = Snapshot(1, 1, network.conf_state)
@@ -290,6 +300,11 @@ class Network:
         return [self._history[i] for i in sorted(self._history) if i <= index]
 
 
+def entries_of(terms: Iterable[int], first: int = 2) -> tuple[Entry, ...]:
+    """Entries of these terms, from index `first` on."""
+    return tuple(Entry(term, index, b"%d" % term) for index, term in enumerate(terms, first))
+
+
 def add_voter(member: int) -> Change:
     return Change(ChangeKind.ADD_VOTER, member)
 
@@ -300,8 +315,3 @@ def add_learner(member: int) -> Change:
 
 def remove(member: int) -> Change:
     return Change(ChangeKind.REMOVE, member)
-
-
-def of_term(message: Message, term: int) -> Message:
-    """The same message, from another term."""
-    return replace(message, term=term)

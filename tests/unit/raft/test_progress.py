@@ -135,3 +135,10 @@ def test_acknowledgement_never_moves_backwards() -> None:
     assert not progress.acknowledged(11)
     assert not progress.acknowledged(12)
     assert (progress.match, progress.next) == (12, 13)
+
+
+def test_member_that_lost_what_it_acknowledged_is_not_asked_again_at_once() -> None:
+    progress = _progress(match=9)
+    progress.sent(0, 0, commit=0)
+    assert not progress.rejected(9, hint=2)
+    assert (progress.next, progress.is_paused) == (10, True)
