@@ -112,7 +112,8 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = FrameReader(MAX_HELLO_BYTES)
         self._transport: asyncio.Transport | None = None
-        self._closing: asyncio.TimerHandle | None = None
+        self._ended = False
+        self._linger: asyncio.TimerHandle | None = None
         self._reason = "closed by the other side"
         self.remote = ""
         """The other side's address, for logs."""
@@ -250,6 +251,8 @@ class Connection(asyncio.Protocol):
         self.remote = remote_name(self._transport)
         self._local.connections.add(self)
         _tune(self._transport)
+        if self._ended:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes came."""
@@ -260,7 +263,7 @@ class Connection(asyncio.Protocol):
     def _hand_over(self) -> None:
         try:
             owner = None
-            while owner is not self._owner and self._closing is None:
+            while owner is not self._owner and not self._ended:
                 owner = self._owner
                 owner.frames(self, self._reader.frames())
         except PeerProtocolError as error:
@@ -275,9 +278,9 @@ class Connection(asyncio.Protocol):
             return
         self._transport = None
         self._local.connections.discard(self)
-        if self._closing is not None:
-            self._closing.cancel()
-        elif exc is not None:
+        if self._linger is not None:
+            self._linger.cancel()
+        if exc is not None and not self._ended:
             self._reason = str(exc)
         self._waiting.clear()
         self._waiting_bytes = 0
@@ -288,21 +291,21 @@ class Connection(asyncio.Protocol):
 
     def close(self, reason: str) -> None:
         """Close, after what waits in the transport has gone; that has a second."""
-        if self._transport is None or self._closing is not None:
+        if self._transport is None or self._ended:
             return
+        self._ended = True
         self._reason = reason
         self.flush()
-        self._closing = self._loop.call_later(_LINGER, self._transport.abort)
+        self._linger = self._loop.call_later(_LINGER, self._transport.abort)
         self._transport.close()
 
     def abort(self, reason: str) -> None:
-        """Close at once."""
-        if self._transport is None:
-            return
-        if self._closing is None:
+        """Close at once; if it is not open yet, as soon as it is."""
+        if not self._ended:
+            self._ended = True
             self._reason = reason
-            self._closing = self._loop.call_later(_LINGER, self._transport.abort)
-        self._transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
     # --- health ------------------------------------------------------------------------------
 

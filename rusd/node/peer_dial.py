@@ -33,6 +33,7 @@ async def dial(local: Local, url: str, hello: Hello) -> Connection:
     if place.scheme == "https" and local.tls is None:
         raise OSError(f"no TLS is configured for {url}")
     connection = Connection(local, greeting)
+    what = f"dial {place.host}:{place.port}"
     try:
         async with asyncio.timeout(local.limits.connect_timeout):
             await loop.create_connection(
@@ -41,20 +42,17 @@ async def dial(local: Local, url: str, hello: Hello) -> Connection:
                 place.port,
                 ssl=local.tls if place.scheme == "https" else None,
             )
-    except TimeoutError:
-        connection.abort("given up")
-        raise TimeoutError(f"dial {place.host}:{place.port}: i/o timeout") from None
-    except UnicodeError as error:
-        raise OSError(f"dial {place.host}: {error}") from None
-    try:
+        what = f"{url}: the answer to the hello"
         connection.put(encode_hello(hello))
         connection.flush()
         async with asyncio.timeout(local.limits.hello_timeout):
             welcome = await greeting.welcome
         _check(hello, welcome)
     except TimeoutError:
-        connection.abort("no answer to the hello in time")
-        raise TimeoutError(f"{url}: no answer to the hello in time") from None
+        connection.abort("no answer in time")
+        raise TimeoutError(f"{what}: i/o timeout") from None
+    except UnicodeError as error:
+        raise OSError(f"{what}: {error}") from None
     except BaseException:
         connection.abort("given up")
         raise

@@ -69,6 +69,7 @@ class Acceptor:
         self._askers: set[Connection] = set()
         self._open_streams: dict[int, set[asyncio.Task[None]]] = {}
         self._said: dict[object, object] = {}
+        self._stopping = False
 
     def make(self) -> Connection:
         """A connection for the listener."""
@@ -96,7 +97,9 @@ class Acceptor:
                 task.cancel()
 
     async def stop(self) -> None:
-        """End what is under way."""
+        """End what is under way, and refuse who comes."""
+        self._stopping = True
+        self.update((), ())
         running = self.tasks.union(*self._open_streams.values())
         for task in running:
             task.cancel()
@@ -129,6 +132,8 @@ class Acceptor:
 
     def _check(self, hello: Hello) -> None:
         local = self.local
+        if self._stopping:
+            raise RefusedError(Reason.BUSY, "this member stops")
         if hello.protocol != PROTOCOL:
             text = f"peer protocol {hello.protocol} instead of {PROTOCOL}"
             raise RefusedError(Reason.PROTOCOL, text)

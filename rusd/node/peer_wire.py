@@ -385,12 +385,10 @@ def _decode_entries(encoded: Sequence[pb.Entry], data: memoryview) -> tuple[Entr
         if term > MAX_NUMBER or index > MAX_NUMBER:
             raise PeerProtocolError("a term or an index out of range")
         end = start + entry.size
-        if end > len(data):
-            raise PeerProtocolError("an entry whose data is not there")
         entries.append(Entry(term, index, bytes(data[start:end]), kind))
         start = end
     if start != len(data):
-        raise PeerProtocolError("data without an entry")
+        raise PeerProtocolError("data and the sizes of entries do not agree")
     return tuple(entries)
 
 

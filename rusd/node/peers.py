@@ -193,12 +193,13 @@ class Peers:
             self._close(peer, "this member stops")
         self._peers.clear()
         self._visitors.clear()
-        self._acceptor.update((), ())
-        for connection in list(self._local.connections):
-            connection.close("this member stops")
         await self._acceptor.stop()
         await asyncio.gather(*self._leaving)
-        await asyncio.gather(*[c.gone.wait() for c in self._local.connections])
+        # One may have been accepted meanwhile.
+        while connections := list(self._local.connections):
+            for connection in connections:
+                connection.close("this member stops")
+            await asyncio.gather(*[connection.gone.wait() for connection in connections])
 
     # -----------------------------------------------------------------------------------------
 

@@ -145,6 +145,17 @@ def test_a_frame_over_the_limit_is_refused_when_its_head_is_there() -> None:
         list(reader.frames())
 
 
+def test_a_large_frame_that_comes_in_small_pieces_costs_time_in_proportion() -> None:
+    # Joined at every piece these are 128 GiB, and the test would run into its timeout.
+    size, piece = 64 << 20, 16 << 10
+    reader = FrameReader(size)
+    reader.feed(wire.frame(1, bytes(size))[:HEAD_BYTES])
+    for _ in range(size // piece):
+        assert list(reader.frames()) == []
+        reader.feed(bytes(piece))
+    assert [len(payload) for _, payload in reader.frames()] == [size]
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(sent: bytes) -> None:
     payload = memoryview(sent)

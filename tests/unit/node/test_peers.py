@@ -1,12 +1,23 @@
 """Members that talk over real sockets, in one event loop."""
 
 import asyncio
+import contextlib
 import time
 from dataclasses import replace
 
 import pytest
 
-from rusd.node.peer_wire import Method, Purpose, encode_message
+from rusd.node.peer_wire import (
+    FrameKind,
+    Hello,
+    Method,
+    Purpose,
+    Welcome,
+    encode_hello,
+    encode_message,
+    encode_welcome,
+    frame,
+)
 from rusd.node.peers import PeerCallError, PeerLimits, PeerUnreachableError, ask
 from rusd.raft.message import Entry, Message, MessageKind
 from tests.unit.node.peering import (
@@ -174,6 +185,79 @@ def test_a_call_fails_when_the_member_is_lost_in_the_middle() -> None:
     run(scenario())
 
 
+def test_calls_and_answers_have_bounds() -> None:
+    async def scenario() -> None:
+        limits = replace(QUICK, max_calls=2, max_control_frame_bytes=10_000)
+        async with network(2, limits=limits) as (one, two):
+
+            async def grow(_member: int, body: bytes) -> bytes:
+                return body * 2
+
+            async def never(_member: int, _body: bytes) -> bytes:
+                await asyncio.get_running_loop().create_future()
+                return b""
+
+            two.peers.serve(Method.MEMBERS, grow)
+            two.peers.serve(Method.VERSION, never)
+            assert len(await one.peers.call(2, Method.MEMBERS, bytes(4000), DEADLINE)) == 8000
+            with pytest.raises(PeerCallError, match="the answer is too large"):
+                await one.peers.call(2, Method.MEMBERS, bytes(6000), DEADLINE)
+            with pytest.raises(PeerCallError, match="the call is too large"):
+                await one.peers.call(2, Method.MEMBERS, bytes(12_000), DEADLINE)
+            calls = [
+                asyncio.create_task(one.peers.call(2, Method.VERSION, b"", DEADLINE))
+                for _ in range(2)
+            ]
+            await asyncio.sleep(0)
+            with pytest.raises(PeerUnreachableError, match="too many calls"):
+                await one.peers.call(2, Method.MEMBERS, b"", DEADLINE)
+            for call in calls:
+                call.cancel()
+
+    run(scenario())
+
+
+def test_a_caller_that_is_gone_is_not_worked_for() -> None:
+    async def scenario() -> None:
+        async with network(2) as (one, two):
+            begun, ended = asyncio.Event(), asyncio.Event()
+
+            async def never(_member: int, _body: bytes) -> bytes:
+                begun.set()
+                try:
+                    await asyncio.get_running_loop().create_future()
+                finally:
+                    ended.set()
+                return b""
+
+            two.peers.serve(Method.MEMBERS, never)
+            call = asyncio.create_task(one.peers.call(2, Method.MEMBERS, b"", 2 * DEADLINE))
+            async with asyncio.timeout(DEADLINE):
+                await begun.wait()
+                await one.peers.stop()
+                await ended.wait()
+            with pytest.raises(PeerUnreachableError):
+                await call
+
+    run(scenario())
+
+
+def test_asking_ends_in_time() -> None:
+    async def scenario() -> None:
+        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with asyncio.timeout(2.0):
+            with pytest.raises(TimeoutError):
+                await ask([url], Method.MEMBERS, b"", 0.1)
+        server.close()
+
+    run(scenario())
+
+
 def test_one_who_is_no_member_may_ask_what_is_public() -> None:
     async def scenario() -> None:
         node = Node(1)
@@ -220,6 +304,80 @@ def test_a_stream_carries_bytes_both_ways_from_the_first_one() -> None:
     run(scenario())
 
 
+def test_a_stream_ends_when_its_member_leaves_and_streams_are_few() -> None:
+    async def scenario() -> None:
+        async with network(2, limits=replace(QUICK, max_streams=2)) as (one, two):
+            ended: list[int] = []
+
+            async def hold(
+                member: int, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter
+            ) -> None:
+                try:
+                    await reader.read()
+                finally:
+                    ended.append(member)
+
+            two.peers.accept(Purpose.SNAPSHOT, hold)
+            streams = [await one.peers.open(2, Purpose.SNAPSHOT) for _ in range(2)]
+            with pytest.raises(PeerUnreachableError, match="too many connections"):
+                await one.peers.open(2, Purpose.SNAPSHOT)
+            streams[0][1].close()
+            await eventually(lambda: ended == [1])
+            streams[0] = await one.peers.open(2, Purpose.SNAPSHOT)
+            two.peers.update({}, ())
+            async with asyncio.timeout(DEADLINE):
+                for reader, writer in streams:
+                    assert await reader.read() == b""
+                    writer.close()
+            assert ended == [1, 1, 1]
+
+    run(scenario())
+
+
+def test_a_stream_handler_that_fails_is_logged_and_ends_its_stream() -> None:
+    async def scenario() -> None:
+        async with network(2) as (one, two):
+
+            async def fail(
+                _member: int, _reader: asyncio.StreamReader, _writer: asyncio.StreamWriter
+            ) -> None:
+                raise ZeroDivisionError
+
+            two.peers.accept(Purpose.SNAPSHOT, fail)
+            reader, writer = await one.peers.open(2, Purpose.SNAPSHOT)
+            async with asyncio.timeout(DEADLINE):
+                assert await reader.read() == b""
+            writer.close()
+            assert two.logged("connection of remote peer failed")
+
+    run(scenario())
+
+
+def test_stop_ends_the_streams_and_calls_that_others_made() -> None:
+    async def scenario() -> None:
+        async with network(2) as (one, two):
+            ended: list[str] = []
+
+            async def hold(
+                _member: int, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter
+            ) -> None:
+                try:
+                    await reader.read()
+                finally:
+                    ended.append("stream")
+
+            two.peers.accept(Purpose.SNAPSHOT, hold)
+            _, writer = await one.peers.open(2, Purpose.SNAPSHOT)
+            await eventually(lambda: two.peers._acceptor._open_streams)
+            await asyncio.sleep(0)
+            await two.peers.stop()
+            assert ended == ["stream"]
+            assert two.peers._local.connections == set()
+            writer.close()
+
+    run(scenario())
+
+
 # Who may connect
 
 
@@ -250,6 +408,99 @@ def test_who_does_not_belong_here_is_refused_and_told_why_once(
             assert other.removed == (1 if claims == 4 else 0)
             assert one.removed == 0
             await relay.stop()
+
+    run(scenario())
+
+
+async def serve_bytes(answer: bytes) -> tuple[asyncio.Server, str]:
+    """Something that gives the same answer to everyone, and its peer URL."""
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(say, "127.0.0.1", 0)
+    return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (encode_welcome(Welcome(CLUSTER + 1, 2)), "request cluster ID mismatch"),
+        (encode_welcome(Welcome(CLUSTER, 3)), "this is member 3, not 2"),
+        (encode_welcome(Welcome(CLUSTER, 2, protocol=2)), "peer protocol 2 instead of 1"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "over the limit"),
+        (frame(FrameKind.PONG), "no answer of a member"),
+    ],
+)
+def test_who_answers_and_is_not_the_member_that_was_dialed_gets_nothing(
+    answer: bytes, reason: str
+) -> None:
+    async def scenario() -> None:
+        server, url = await serve_bytes(answer)
+        one = Node(1)
+        async with members(one):
+            one.peers.update({2: [url]}, ())
+            await eventually(lambda: one.logged(reason))
+            assert one.peers._peers[2].control.connection is None
+            one.peers.send([heartbeat(2, 1)])
+            await eventually(lambda: one.unreachable == [2])
+        server.close()
+
+    run(scenario())
+
+
+def test_a_member_of_another_protocol_version_is_refused() -> None:
+    async def scenario() -> None:
+        one = Node(1)
+        async with members(one):
+            one.peers.update({2: [NOWHERE]}, ())
+            reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
+            writer.write(encode_hello(Hello(Purpose.CONTROL, CLUSTER, 2, 1, protocol=2)))
+            async with asyncio.timeout(DEADLINE):
+                assert b"peer protocol 2 instead of 1" in await reader.read()
+            writer.close()
+
+    run(scenario())
+
+
+def test_a_refusal_is_logged_again_when_there_was_success_between() -> None:
+    async def scenario() -> None:
+        one, two = Node(1), Node(2)
+        async with members(one, two):
+            two.peers.update({1: [one.url]}, ())
+            for times in (1, 2):
+                await eventually(lambda: len(one.logged("is not known")) == times)  # noqa: B023
+                one.peers.update({2: [two.url]}, ())
+                await eventually(lambda: one.active(two))
+                one.peers.update({}, ())
+            await eventually(lambda: len(one.logged("is not known")) == 3)
+
+    run(scenario())
+
+
+def test_a_new_connection_of_a_member_takes_the_place_of_the_old_one() -> None:
+    async def scenario() -> None:
+        one = Node(1)
+        async with members(one):
+            one.peers.update({2: [NOWHERE]}, ())
+            greeting = encode_hello(Hello(Purpose.CONTROL, CLUSTER, 2, 1))
+            opened = []
+            for _ in range(2):
+                opened.append(await asyncio.open_connection("127.0.0.1", one.port))
+                opened[-1][1].write(greeting)
+                await opened[-1][0].readexactly(10)
+            async with asyncio.timeout(DEADLINE):
+                with contextlib.suppress(ConnectionResetError):
+                    await opened[0][0].read()
+            since = one.peers._acceptor.since(2)
+            assert since is not None
+            opened[1][1].write(b"".join(encode_message(heartbeat(1, 2))))
+            await eventually(lambda: one.received)
+            assert one.peers._acceptor.since(2) == since
+            for _, writer in opened:
+                writer.close()
 
     run(scenario())
 
@@ -370,6 +621,72 @@ def test_attempts_to_connect_back_off() -> None:
     run(scenario())
 
 
+def test_a_member_that_connects_is_connected_to_at_once() -> None:
+    async def scenario() -> None:
+        one, two = Node(1, limits=PeerLimits(max_backoff=1000.0)), Node(2)
+        async with members(one):
+            await two.listen()
+            port, url = two.port, two.url
+            await two.stop()
+            one.peers.update({2: [url]}, ())
+            await eventually(lambda: one.logged("remote peer cannot be reached"))
+            again = Node(2)
+            await again.listen(port)
+            again.peers.update({1: [one.url]}, ())
+            await eventually(lambda: one.active(again))
+            await again.stop()
+
+    run(scenario())
+
+
+def test_back_off_begins_anew_after_a_connection_that_lasted() -> None:
+    async def scenario() -> None:
+        async with network(2, limits=replace(QUICK, max_backoff=0.4)) as (one, two):
+            relay = Relay(two.port)
+            await relay.start()
+            server, nobody = await serve_bytes(b"")
+            server.close()
+            await server.wait_closed()
+            lane = one.peers._peers[2].control
+            one.peers.update({2: [nobody]}, ())
+            await asyncio.sleep(1.0)  # at the longest wait now
+            one.peers._peers[2].arrived([relay.url])
+            await eventually(lambda: one.active(two))
+            lane = one.peers._peers[2].control
+            await asyncio.sleep(0.6)
+            gaps = []
+            for _ in range(3):
+                began = asyncio.get_running_loop().time()
+                assert lane.connection is not None
+                lane.connection.abort("test")
+                await eventually(lambda: lane.connection is None)
+                await eventually(lambda: lane.connection is not None)
+                gaps.append(asyncio.get_running_loop().time() - began)
+            assert min(gaps) < 0.15, gaps
+            await relay.stop()
+
+    run(scenario())
+
+
+def test_the_peer_url_that_worked_is_tried_first() -> None:
+    async def scenario() -> None:
+        async with network(2) as (one, two):
+            relay = Relay(1)
+            await relay.start()
+            one.peers.update({2: [relay.url, two.url]}, ())
+            await eventually(lambda: one.active(two))
+            before = relay.accepted
+            for lane in (one.peers._peers[2].control, one.peers._peers[2].bulk):
+                assert lane.connection is not None
+                lane.connection.abort("test")
+            await eventually(lambda: not one.active(two))
+            await eventually(lambda: one.active(two))
+            assert relay.accepted == before
+            await relay.stop()
+
+    run(scenario())
+
+
 def test_every_peer_url_of_a_member_is_tried() -> None:
     async def scenario() -> None:
         one, two = Node(1), Node(2)
@@ -416,6 +733,26 @@ def test_a_link_that_goes_silent_is_noticed_and_used_again_when_it_heals() -> No
             assert active is not None
             assert active > since
             await relay.stop()
+
+    run(scenario())
+
+
+def test_a_member_that_reads_nothing_is_given_up() -> None:
+    async def scenario() -> None:
+        # It sends, so it is not silent.
+        limits = replace(QUICK, read_timeout=2 * DEADLINE, max_control_frame_bytes=64 << 20)
+        one = Node(1, limits=limits)
+        async with members(one):
+            one.peers.update({2: [NOWHERE]}, ())
+            _, writer = await asyncio.open_connection("127.0.0.1", one.port, limit=1)
+            writer.write(encode_hello(Hello(Purpose.CONTROL, CLUSTER, 2, 1)))
+            await eventually(lambda: one.peers._acceptor.since(2))
+            (connection,) = one.peers._local.connections
+            connection.put(bytes(32 << 20))
+            connection.flush()
+            await eventually(lambda: one.peers._acceptor.since(2) is None)
+            assert connection.gone.is_set()
+            writer.close()
 
     run(scenario())
 
@@ -541,5 +878,22 @@ def test_stop_sends_what_was_given_before() -> None:
             one.peers.send([Message(MessageKind.TIMEOUT_NOW, 2, 1), append(2, 1, 0, 1 << 20)])
             await one.stop()
             await eventually(lambda: len(two.received) == 2)
+
+    run(scenario())
+
+
+def test_stop_at_any_moment_of_connecting_leaves_nothing_open() -> None:
+    async def scenario() -> None:
+        for moment in range(25):
+            one, two = Node(1), Node(2)
+            async with members(one, two):
+                for node, other in ((one, two), (two, one)):
+                    node.peers.advertise([node.url])
+                    node.peers.update({other.member: [other.url]}, ())
+                for _ in range(moment):
+                    await asyncio.sleep(0)
+                async with asyncio.timeout(DEADLINE):
+                    await asyncio.gather(one.peers.stop(), two.peers.stop())
+                assert one.peers._local.connections == two.peers._local.connections == set()
 
     run(scenario())
