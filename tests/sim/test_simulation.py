@@ -1,0 +1,80 @@
+"""Fresh seeds every time, and those that once failed. `--seed` runs other ones."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.sim.cluster import Cluster
+from tests.sim.runs import run_seeds
+
+_SECONDS = 60.0
+_FAULTS = (
+    "answers",
+    "compactions",
+    "configurations",
+    "crash",
+    "crash all",
+    "delayed",
+    "dropped",
+    "duplicated",
+    "failed syncs",
+    "installed",
+    "isolate",
+    "one way",
+    "pause",
+    "removed",
+    "return after both",
+    "return after crash",
+    "return after in",
+    "slow disk",
+    "snapshots lost",
+    "split",
+    "transfer",
+    "unknown outcomes",
+)
+
+_KEPT: dict[int, str] = {}
+"""Seeds that once failed, and why."""
+
+
+@pytest.mark.timeout(300)
+def test_fresh_seeds_run_clean(
+    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in request.config.getoption("--seed") or ():
+        Cluster(seed).run()
+    first = time.time_ns() // 1000
+    report = run_seeds(first, None, _SECONDS, processes=2)
+    with capsys.disabled():
+        print(f"\nsimulation: seeds from {first}: {report}")
+    assert not report.failures, str(report)
+    missing = [fault for fault in _FAULTS if not report.counts[fault]]
+    assert not missing, f"never happened in {report.seeds} seeds: {missing}"
+
+
+@pytest.mark.parametrize("seed", _KEPT)
+def test_a_seed_that_once_failed_runs_clean(seed: int) -> None:
+    Cluster(seed).run()
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 5])
+def test_a_seed_is_the_same_run_every_time(seed: int) -> None:
+    here = Cluster(seed).run()
+    assert Cluster(seed).run() == here
+    assert Cluster(seed, trace=lambda _: None).run() == here
+    for hash_seed in ("1", "2"):
+        shown = subprocess.run(
+            [sys.executable, "-m", "tests.sim", "--seed", str(seed)],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert f"{here.steps} steps, digest {here.digest:016x}" in shown.stdout
+
+
+def test_seeds_differ() -> None:
+    assert len({Cluster(seed).run().digest for seed in range(10)}) == 10
