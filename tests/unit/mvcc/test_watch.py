@@ -263,7 +263,9 @@ def test_after_a_snapshot_watchers_go_on_where_they_were(tmp_path: Path) -> None
             hub, slow, client = Watchers(opened.keyspace), Client(), Client()
             live, quiet = Watcher(0, ALL, 1, client), Watcher(1, Selection(b"z", b"z\0"), 3, client)
             future, lagging = Watcher(2, ALL, 9, client), Watcher(3, ALL, 1, slow)
-            for watcher in (live, quiet, future, lagging):
+            # It has seen all that was compacted, for there was nothing to see.
+            idle = Watcher(4, Selection(b"y", b"y\0"), 3, client)
+            for watcher in (live, quiet, future, lagging, idle):
                 hub.add(watcher)
             while hub.lags(client):
                 await asyncio.sleep(0)
