@@ -89,7 +89,8 @@ def call(
             request_serializer=type(request).SerializeToString,
             response_deserializer=response.FromString,
         )
-        answer = method(request, timeout=seconds)
+        # A busy machine may take longer to connect than the channel waits for one attempt.
+        answer = method(request, timeout=seconds, wait_for_ready=True)
         assert isinstance(answer, response)
         return answer
 
