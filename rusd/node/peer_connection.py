@@ -246,13 +246,16 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: it is open."""
         # uvloop's transports have the methods of asyncio.Transport without being one.
-        self._transport = cast(asyncio.Transport, transport)
+        opened = cast(asyncio.Transport, transport)
+        if self._ended:
+            # Connecting was cancelled. uvloop never tells of such a transport that it is lost.
+            opened.abort()
+            return
+        self._transport = opened
         self._transport.set_write_buffer_limits(high=_WRITE_HIGH, low=_WRITE_LOW)
         self.remote = remote_name(self._transport)
         self._local.connections.add(self)
         _tune(self._transport)
-        if self._ended:
-            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes came."""
@@ -296,7 +299,7 @@ class Connection(asyncio.Protocol):
         self._ended = True
         self._reason = reason
         self.flush()
-        self._linger = self._loop.call_later(_LINGER, self._transport.abort)
+        self._linger = self._loop.call_later(_LINGER, self._give_up)
         self._transport.close()
 
     def abort(self, reason: str) -> None:
@@ -306,6 +309,14 @@ class Connection(asyncio.Protocol):
             self._reason = reason
         if self._transport is not None:
             self._transport.abort()
+            if self._linger is None:
+                self._linger = self._loop.call_later(_LINGER, self._give_up)
+
+    def _give_up(self) -> None:
+        """End the wait for a loss that is not told, or that waits for the other side to read."""
+        if self._transport is not None:
+            self._transport.abort()
+            self.connection_lost(None)
 
     # --- health ------------------------------------------------------------------------------
 

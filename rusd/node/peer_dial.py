@@ -46,8 +46,10 @@ async def dial(local: Local, url: str, hello: Hello) -> Connection:
         connection.put(encode_hello(hello))
         connection.flush()
         async with asyncio.timeout(local.limits.hello_timeout):
-            welcome = await greeting.welcome
-        _check(hello, welcome)
+            answer = await greeting.answer
+        if isinstance(answer, Exception):
+            raise answer
+        _check(hello, answer)
     except TimeoutError:
         connection.abort("no answer in time")
         raise TimeoutError(f"{what}: i/o timeout") from None
@@ -78,18 +80,21 @@ class _Greeting:
     """Owns a connection until the hello is answered."""
 
     def __init__(self) -> None:
-        self.welcome: asyncio.Future[Welcome] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        # A value also where it is an error: asyncio complains of exceptions that nobody awaits, as
+        # when connecting was cancelled.
+        self.answer: asyncio.Future[Welcome | Exception] = loop.create_future()
 
     def frames(self, connection: Connection, frames: Frames) -> None:
         for kind, payload in frames:
-            if not self.welcome.done():
+            if not self.answer.done():
                 connection.hold()
                 try:
-                    self.welcome.set_result(decode_welcome(kind, payload))
+                    self.answer.set_result(decode_welcome(kind, payload))
                 except RefusedError as error:
-                    self.welcome.set_exception(error)
+                    self.answer.set_result(error)
             return
 
     def lost(self, _connection: Connection, reason: str) -> None:
-        if not self.welcome.done():
-            self.welcome.set_exception(ConnectionResetError(reason))
+        if not self.answer.done():
+            self.answer.set_result(ConnectionResetError(reason))

@@ -27,7 +27,7 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
         runner.get_loop().set_exception_handler(lambda _, context: unhandled.append(context))
         runner.run(scenario)
         gc.collect()
-    assert unhandled == []
+    assert unhandled == [], unhandled
 
 
 async def eventually(condition: Callable[[], object]) -> None:
