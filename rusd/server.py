@@ -201,7 +201,7 @@ async def _serve(config: Config, log: Logger) -> int:
         log.info("listening for other members", address=f"{url.host}:{url.port}")
     _calm_garbage_collector()
     _share_the_interpreter()
-    joined = loop.create_task(_join(config, pipeline))
+    joined = loop.create_task(_join(config, pipeline, reads))
     await asyncio.wait((joined, stop), return_when=asyncio.FIRST_COMPLETED)
     if joined.done():
         joined.result()
@@ -214,6 +214,9 @@ async def _serve(config: Config, log: Logger) -> int:
     log.info("stopping")
     if code == 0:
         await transfer.away()
+        # Who waits for a leader would wait in vain.
+        replica.on_leader_change.append(lambda: _give_up(pipeline, reads))
+        _give_up(pipeline, reads)
     watch.stop()
     lease.stop()
     await server.drain(_DRAIN_SECONDS if code == 0 else 0)
@@ -233,7 +236,7 @@ async def _serve(config: Config, log: Logger) -> int:
     return code
 
 
-async def _join(config: Config, pipeline: Pipeline) -> None:
+async def _join(config: Config, pipeline: Pipeline, reads: Reads) -> None:
     """Returns when this member serves: it has a leader, what was committed, and is known."""
     replica = pipeline.replica
     if replica.raw.conf_state.voters == (replica.id,):
@@ -243,7 +246,7 @@ async def _join(config: Config, pipeline: Pipeline) -> None:
     replica.run()
     urls = [url.text for url in config.advertise_client_urls]
     await publish(pipeline, config.name, urls)
-    await pipeline.idle()
+    await reads.barrier()
 
 
 def _raft(config: Config, member: int) -> RaftConfig:
@@ -253,6 +256,13 @@ def _raft(config: Config, member: int) -> RaftConfig:
         pre_vote=config.pre_vote,
         random_ticks=random.SystemRandom().randrange,
     )
+
+
+def _give_up(pipeline: Pipeline, reads: Reads) -> None:
+    """Lets a member that stops answer what only a leader could."""
+    if not pipeline.replica.leader:
+        pipeline.give_up()
+        reads.give_up()
 
 
 def _election_ticks(config: Config) -> int:

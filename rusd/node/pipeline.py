@@ -204,6 +204,21 @@ class Pipeline:
         self.replica.stop()
         await self.loop.run_in_executor(None, self.replica.close)
 
+    def give_up(self) -> None:
+        """Fails all that waits for a leader: this member stops. What was sent off may still be
+        applied.
+        """
+        self._stopping = True
+        waiting, self._waiting, self._waiting_bytes, self._looks = self._waiting, [], 0, []
+        pending, self._pending = self._pending, {}
+        for requests in (waiting, *(batch.requests for batch in pending.values())):
+            for _, _, _, caller, tag in requests:
+                self._refuse(caller, tag, StoppedError())
+        for change in self._changes.values():
+            if not change.done.done():
+                change.done.set_exception(StoppedError())
+        self._check_idle()
+
     # Through.
 
     def _flush(self) -> None:

@@ -15,14 +15,16 @@ _AGAIN: Final = 0.1
 class _Answered:
     """Waits for the end of a proposal, whatever it is."""
 
-    def __init__(self) -> None:
-        self.done = asyncio.Event()
+    def __init__(self, changed: asyncio.Event) -> None:
+        self.done = False
+        self._changed = changed
 
     def reply(self, _tag: int, _message: bytes, /) -> None:
-        self.done.set()
+        self.done = True
+        self._changed.set()
 
     def fail(self, _tag: int, _status: object, /) -> None:
-        self.done.set()
+        self.reply(0, b"")
 
 
 async def publish(pipeline: Pipeline, name: str, client_urls: Sequence[str]) -> None:
@@ -32,18 +34,22 @@ async def publish(pipeline: Pipeline, name: str, client_urls: Sequence[str]) -> 
     membership, replica = pipeline.applier.membership, pipeline.replica
     changed = asyncio.Event()
     replica.on_conf_change.append(changed.set)
+    proposed: _Answered | None = None
     try:
-        while (known := membership.members.get(membership.local_id)) is None:
+        while True:
             changed.clear()
+            known = membership.members.get(membership.local_id)
+            if known is not None:
+                # What was proposed may also have come within a snapshot: then nobody answers.
+                if (known.name, list(known.clientURLs)) == (name, list(client_urls)):
+                    return
+                if proposed is None or proposed.done:
+                    proposed = _Answered(changed)
+                    wanted = Member(ID=membership.local_id, name=name, clientURLs=client_urls)
+                    message = wanted.SerializeToString()
+                    if not pipeline.propose(Kind.MEMBER, message, wanted, proposed, 0):
+                        await asyncio.sleep(_AGAIN)
+                        continue
             await changed.wait()
-        while (known.name, list(known.clientURLs)) != (name, list(client_urls)):
-            wanted = Member(ID=membership.local_id, name=name, clientURLs=client_urls)
-            answered = _Answered()
-            message = wanted.SerializeToString()
-            if pipeline.propose(Kind.MEMBER, message, wanted, answered, 0):
-                await answered.done.wait()
-            else:
-                await asyncio.sleep(_AGAIN)
-            known = membership.members.get(membership.local_id, known)
     finally:
         replica.on_conf_change.remove(changed.set)

@@ -4,10 +4,12 @@ A read may be answered when this member has applied what was committed when the 
 6.4). One round is under way at a time; what arrives meanwhile goes with the next.
 """
 
+import asyncio
 import random
 from collections.abc import Callable
 from typing import Final
 
+from rusd.node.pipeline import StoppedError
 from rusd.node.replica import Replica
 from rusd.raft.message import ReadState
 
@@ -24,6 +26,17 @@ class TimedOutReadError(Exception):
 
 class LeaderChangedError(Exception):
     """The leader that was asked is no longer the leader."""
+
+
+class _Passed:
+    """A read that somebody awaits."""
+
+    def __init__(self, future: "asyncio.Future[Exception | None]") -> None:
+        self.future = future
+
+    def __call__(self, error: Exception | None) -> None:
+        if not self.future.done():
+            self.future.set_result(error)
 
 
 class Reads:
@@ -54,6 +67,22 @@ class Reads:
         if not self._round and not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._ask)
+
+    async def barrier(self) -> None:
+        """Returns when this member has applied all that was acknowledged before. Waits for a leader
+        as long as it takes.
+        """
+        while True:
+            passed = _Passed(self._loop.create_future())
+            self.wait(passed)
+            if await passed.future is None:
+                return
+
+    def give_up(self) -> None:
+        """Fails all that wait: this member stops."""
+        waiting = [*self._round, *self._waiting]
+        self._round, self._waiting = [], []
+        _finish(waiting, StoppedError())
 
     def _ask(self) -> None:
         """Begins a round for all that wait."""
