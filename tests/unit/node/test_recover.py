@@ -175,7 +175,11 @@ def test_what_is_applied_is_committed_and_never_handed_out_again(directory: Dire
         assert persisted.hard_state.commit == 3
 
 
-def test_an_entry_that_is_applied_in_part_is_committed(directory: Directory) -> None:
+@pytest.mark.parametrize("stored_term", [2, 5])
+def test_an_entry_that_is_applied_in_part_is_committed(
+    directory: Directory, stored_term: int
+) -> None:
+    """Also where the term of that entry was stored, as it once was, and not of the one before."""
     with directory.recovered(FOUNDER):
         pass
     directory.append([put(2, term=2), put(3, term=5)], HardState(5, 0, 1))
@@ -183,6 +187,8 @@ def test_an_entry_that_is_applied_in_part_is_committed(directory: Directory) -> 
         applier, persisted = recover(engine, wal, Lessor(lambda: 0.0), None, SILENT)
         apply(applier, persisted.entries[:1])
         applier.at(3, 1)
+        assert applier.keyspace.applied == Applied(2, 2, 1)
+        applier.keyspace.applied = Applied(stored_term, 2, 1)
         applier.keyspace.write()
         engine.flush()
         vars(applier.keyspace).clear()
