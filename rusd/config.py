@@ -510,9 +510,10 @@ WITHOUT_EFFECT_YET = frozenset(
         "metrics",
         "corrupt-check-time",
         "compact-hash-check-time",
+        "snapshot-catchup-entries",
     )
 )
-"""Of metrics, the gateway and comparisons: accepted, and in `Config.ignored`."""
+"""Accepted, and in `Config.ignored`."""
 _URL_SCHEMES = ("http",)  # of http, https, unix and unixs, those that are supported yet
 
 
