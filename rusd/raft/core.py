@@ -168,7 +168,7 @@ class Core:
             return True
         if kind == MessageKind.PRE_VOTE_REPLY and not message.reject:
             # It says what its sender would do in the next term; nobody is there yet.
-            return message.term == self.term + 1
+            return True
         self.become_follower(message.term, message.sender if kind in _FROM_LEADER else NOBODY)
         return True
 

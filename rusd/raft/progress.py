@@ -104,7 +104,6 @@ class Progress:
         after = max(self.match, self.pending_snapshot)
         self._become(ProgressState.PROBE)
         self.next = after + 1
-        self.told_commit = min(self.told_commit, self.match)
 
     def become_replicate(self) -> None:
         """Its log matches up to `match`."""

@@ -46,7 +46,7 @@ class ReadQueue:
     def echoed(self, member: int, context: bytes) -> None:
         """A member answered a heartbeat with this context."""
         number = int.from_bytes(context, "big")
-        if len(context) == _NUMBER_BYTES and self._echoed.get(member, 0) < number <= self._last:
+        if self._echoed.get(member, 0) < number <= self._last:
             self._echoed[member] = number
 
     def confirmed(self, config: ConfState, myself: int) -> list[Read]:

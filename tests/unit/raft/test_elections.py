@@ -135,6 +135,18 @@ def test_pre_candidate_gives_way_to_another_candidate() -> None:
     assert sum(member.is_leader for member in net.members.values()) == 1
 
 
+def test_vote_that_was_granted_counts_whatever_else_its_member_has_said() -> None:
+    """A refusal may be the answer to a request of an earlier term."""
+    net = Network(range(1, 6))
+    net[1].node.campaign()
+    net[1].run()
+    net[1].get(MessageKind.VOTE_REPLY, 2, reject=True)
+    net[1].get(MessageKind.VOTE_REPLY, 2)
+    net[1].get(MessageKind.VOTE_REPLY, 2, reject=True)
+    net[1].get(MessageKind.VOTE_REPLY, 3)
+    assert net[1].is_leader
+
+
 # Check-quorum and the lease that it gives.
 
 

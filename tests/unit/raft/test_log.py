@@ -246,3 +246,12 @@ def test_up_to_date_is_by_last_term_and_then_by_length() -> None:
     assert log.is_up_to_date(4, 3)
     assert not log.is_up_to_date(2, 3)
     assert not log.is_up_to_date(9, 2)
+
+
+def test_write_from_before_a_snapshot_does_not_count_as_its_installation() -> None:
+    log = log_of(1)
+    log.append(entries(3, 2, 2, 2, 2))
+    log.hand_out(1)
+    log.restore(Snapshot(4, 3))
+    log.written(1)
+    assert log.is_installing

@@ -138,9 +138,11 @@ def test_round_is_free_for_a_sole_voter() -> None:
     net = Network((1,), learners=(2,))
     net.isolate(2)
     net.elect(1)
+    start = len(net.sent)
     net[1].node.read_index(b"r")
     net[1].run()
     assert net[1].reads == [(net[1].node.commit, b"r")]
+    assert net.sent[start:] == []
 
 
 def test_joint_configuration_needs_both_majorities() -> None:

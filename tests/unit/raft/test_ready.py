@@ -37,6 +37,7 @@ def test_several_may_be_under_way_and_one_advance_answers_for_the_earlier() -> N
     assert node.persisted_index == 2
     node.advance(readies[1])
     assert node.persisted_index == 4
+    assert node.commit == 4
     assert [entry.data for entry in node.ready().committed] == [b"a", b"b"]
     node.advance(readies[2])
     assert [entry.data for entry in node.ready().committed] == [b"c"]
