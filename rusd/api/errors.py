@@ -24,7 +24,7 @@ from rusd.node.pipeline import (
     StoppedError,
     TimedOutError,
 )
-from rusd.node.reads import LeaderChangedError, TimedOutReadError
+from rusd.node.reads import FailedReadError, LeaderChangedError, TimedOutReadError
 from rusd.node.reconfiguration import (
     BadPeerUrlsError,
     LearnerNotReadyError,
@@ -150,6 +150,7 @@ NO_INFLIGHT_DOWNGRADE: Final = Status(
 CANCELED: Final = Status(Code.CANCELLED, "etcdserver: request canceled")
 DEADLINE_EXCEEDED: Final = Status(Code.DEADLINE_EXCEEDED, "etcdserver: context deadline exceeded")
 
+INTERNAL: Final = Status(Code.INTERNAL, "internal error")
 MALFORMED: Final = Status(Code.INTERNAL, "grpc: error unmarshalling request: malformed message")
 
 _OF_ERROR: Final[dict[type[Exception], Status]] = {
@@ -167,6 +168,7 @@ _OF_ERROR: Final[dict[type[Exception], Status]] = {
     ConnectionLostError: TIMEOUT_DUE_TO_CONNECTION_LOST,
     TimedOutReadError: TIMEOUT,
     LeaderChangedError: LEADER_CHANGED,
+    FailedReadError: INTERNAL,
     StoppedError: STOPPED,
     NotLeaderError: NOT_LEADER,
     BadTransfereeError: BAD_LEADER_TRANSFEREE,

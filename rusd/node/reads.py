@@ -7,6 +7,7 @@ A read may be answered when this member has applied what was committed when the 
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from rusd.node.pipeline import StoppedError
@@ -26,6 +27,10 @@ class TimedOutReadError(Exception):
 
 class LeaderChangedError(Exception):
     """The leader that was asked is no longer the leader."""
+
+
+class FailedReadError(Exception):
+    """A defect kept a read from being answered."""
 
 
 class _Passed:
@@ -82,7 +87,7 @@ class Reads:
         """Fails all that wait: this member stops."""
         waiting = [*self._round, *self._waiting]
         self._round, self._waiting = [], []
-        _finish(waiting, StoppedError())
+        self._finish(waiting, StoppedError())
 
     def _ask(self) -> None:
         """Begins a round for all that wait."""
@@ -94,10 +99,11 @@ class Reads:
             return
         self._round, self._waiting = self._waiting, []
         self._asked, self._asked_of = self._loop.time(), (replica.raw.term, replica.leader)
+        self._context += 1
         self._repeat()
 
     def _repeat(self) -> None:
-        self._context += 1
+        # With the same context: whichever answer comes is of after the round began.
         self._replica.raw.read_index(self._context.to_bytes(16, "big"))
         self._replica.run()
 
@@ -115,11 +121,11 @@ class Reads:
 
     def _let_go(self) -> None:
         """Lets reads go on whose index is applied."""
-        waiting, index = self._unapplied, self._replica.raw.applied
+        waiting, index = self._unapplied, self._replica.applied
         if not waiting or waiting[0][0] > index:
             return
         while waiting and waiting[0][0] <= index:
-            _finish(waiting.pop(0)[1], None)
+            self._finish(waiting.pop(0)[1], None)
         self.after_answers()
 
     def _leader_changed(self) -> None:
@@ -127,7 +133,7 @@ class Reads:
         replica = self._replica
         if self._round and replica.leader and self._asked_of != (replica.raw.term, replica.leader):
             lost, self._round = self._round, []
-            _finish(lost, LeaderChangedError())
+            self._finish(lost, LeaderChangedError())
         if not self._round:
             self._ask()
 
@@ -141,14 +147,19 @@ class Reads:
             if reads and reads[0][0] < overdue:
                 late += [read for read in reads if read[0] < overdue]
                 reads[:] = [read for read in reads if read[0] >= overdue]
-        _finish(late, TimedOutReadError())
+        self._finish(late, TimedOutReadError())
         if self._round and now - self._asked > _RETRY:
             self._asked = now
             self._repeat()
         elif not self._round:
             self._ask()
 
-
-def _finish(reads: list[tuple[float, Done]], error: Exception | None) -> None:
-    for _, done in reads:
-        done(error)
+    def _finish(self, reads: list[tuple[float, Done]], error: Exception | None) -> None:
+        for _, done in reads:
+            try:
+                done(error)
+            except Exception as defect:
+                # Of this read; the others, and the replication, are not to suffer.
+                self._loop.call_exception_handler({"message": "a read failed", "exception": defect})
+                with suppress(Exception):
+                    done(FailedReadError())

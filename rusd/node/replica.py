@@ -83,6 +83,9 @@ class Replica:
         acknowledged, and nobody need be asked."""
         self.failure: Exception | None = None
         self.on_failure = [on_failure]
+        self.applied = raw.applied
+        """What the state machine has applied. The core counts a snapshot as applied when it takes
+        it; that is in place only once it is installed."""
         self._writer = LogWriter(wal, self.loop, self.fail)
         self._writing = 0
         self._committed: deque[Entry] = deque()
@@ -132,8 +135,13 @@ class Replica:
     def receive(self, messages: Sequence[Message]) -> None:
         """Takes messages of other members."""
         step = self.raw.step
-        for message in messages:
-            step(message)
+        try:
+            for message in messages:
+                # A snapshot counts only with its content: see `receive_snapshot`.
+                if message.kind != MessageKind.SNAPSHOT:
+                    step(message)
+        except Exception as error:
+            self.fail(error)
         self.run()
 
     def campaign(self) -> None:
@@ -189,7 +197,10 @@ class Replica:
         # others' messages may be waiting to be read.
         self._next_tick = max(self._next_tick + self._tick_seconds, now + self._tick_seconds / 2)
         self._timer = self.loop.call_at(self._next_tick, self._tick)
-        self.raw.tick()
+        try:
+            self.raw.tick()
+        except Exception as error:
+            self.fail(error)
         self.run()
 
     def stop(self) -> None:
@@ -261,7 +272,10 @@ class Replica:
 
     def _written(self, ready: Ready) -> None:
         self._writing -= 1
-        self._persisted(ready)
+        try:
+            self._persisted(ready)
+        except Exception as error:
+            self.fail(error)
         self.run()
 
     def _persisted(self, ready: Ready) -> None:
@@ -281,12 +295,14 @@ class Replica:
         assert staged is not None, "the core accepted a snapshot that did not arrive"
         self._installing = True
         self._committed.clear()
-        hard_state = ready.hard_state
+        hard_state, entries = ready.hard_state, ready.entries
 
         def install(wal: Wal) -> None:
             if hard_state is not None:
                 wal.write((), hard_state)
             staged.install(wal)
+            if entries:
+                wal.write(entries, None)
 
         self._writing += 1
         self._writer.submit(install, partial(self._installed, ready, staged))
@@ -294,12 +310,13 @@ class Replica:
     def _installed(self, ready: Ready, staged: Staged) -> None:
         try:
             staged.swap()
+            self._staged, self._installing = None, False
+            self.applied = staged.snapshot.index
+            self.conf_changed()
+            self._written(ready)
+            self.after_apply()
         except Exception as error:
             self.fail(error)
-            return
-        self._staged, self._installing = None, False
-        self.conf_changed()
-        self._written(ready)
 
     def _apply_committed(self) -> None:
         """Applies what is committed, in slices."""
@@ -317,6 +334,7 @@ class Replica:
                     self.loop.call_soon(self._apply_committed)
                     break
             if entry is not None:
+                self.applied = entry.index
                 self.raw.applied_to(entry.index)
                 if self._led_term != self.raw.term:
                     self._note_lead(entry)
