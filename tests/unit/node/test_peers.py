@@ -8,11 +8,13 @@ from dataclasses import replace
 import pytest
 
 from rusd.node.peer_wire import (
+    Answer,
     FrameKind,
     Hello,
     Method,
     Purpose,
     Welcome,
+    encode_answer,
     encode_hello,
     encode_message,
     encode_welcome,
@@ -244,12 +246,7 @@ def test_a_caller_that_is_gone_is_not_worked_for() -> None:
 
 def test_asking_ends_in_time() -> None:
     async def scenario() -> None:
-        async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.read()
-            writer.close()
-
-        server = await asyncio.start_server(silent, "127.0.0.1", 0)
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        server, url = await serve_bytes(b"")
         async with asyncio.timeout(2.0):
             with pytest.raises(TimeoutError):
                 await ask([url], Method.MEMBERS, b"", 0.1)
@@ -417,7 +414,8 @@ async def serve_bytes(answer: bytes) -> tuple[asyncio.Server, str]:
 
     async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(answer)
-        await reader.read()
+        with contextlib.suppress(OSError):
+            await reader.read()
         writer.close()
 
     server = await asyncio.start_server(say, "127.0.0.1", 0)
@@ -446,6 +444,16 @@ def test_who_answers_and_is_not_the_member_that_was_dialed_gets_nothing(
             assert one.peers._peers[2].control.connection is None
             one.peers.send([heartbeat(2, 1)])
             await eventually(lambda: one.unreachable == [2])
+        server.close()
+
+    run(scenario())
+
+
+def test_what_comes_together_with_the_welcome_is_heard() -> None:
+    async def scenario() -> None:
+        greeting = encode_welcome(Welcome(CLUSTER, 2)) + encode_answer(Answer(1, b"early"))
+        server, url = await serve_bytes(greeting)
+        assert await ask([url], Method.MEMBERS, b"", DEADLINE) == b"early"
         server.close()
 
     run(scenario())
