@@ -31,8 +31,10 @@ from tests.cluster.child import Child, say
 from tests.cluster.fuse import Attributes, Server, mount, unmount
 
 SECTOR: Final = 512
-_CAPACITY: Final = 1 << 40
 _KEEP_SIZE, _PUNCH_HOLE, _ZERO_RANGE = 1, 2, 16
+
+
+_CAPACITY: Final = 1 << 40
 
 
 class Disk:
@@ -54,7 +56,7 @@ class Disk:
         """Let every write that needs space fail, as on a full disk that writes to new places."""
         self._child.ask({"full": full})
 
-    def limit(self, free_bytes: int) -> None:
+    def limit(self, free_bytes: int = _CAPACITY) -> None:
         """Leave so much space; what is allocated already can be written."""
         self._child.ask({"free": free_bytes})
 
@@ -71,7 +73,9 @@ class Disk:
         self._child.ask({"hold_syncs": True})
 
     def counts(self) -> dict[str, int]:
-        """How many `writes` and `syncs` there were; how many syncs `failed` or are `held`."""
+        """How many `writes` and `syncs` there were; how many syncs `failed` or are `held`, and how
+        often space was `refused`.
+        """
         return self._child.ask("counts")
 
     def close(self) -> None:
@@ -137,7 +141,7 @@ class _Files:
         self.fail_syncs = 0
         self.sync_seconds = 0.0
         self.hold_syncs = False
-        self.counts = {"writes": 0, "syncs": 0, "failed": 0, "held": 0}
+        self.counts = {"writes": 0, "syncs": 0, "failed": 0, "held": 0, "refused": 0}
 
     # what the kernel asks
 
@@ -216,8 +220,7 @@ class _Files:
 
     def write(self, node: int, offset: int, data: bytes) -> None:
         each = self._nodes[node]
-        if self.full:
-            raise OSError(errno.ENOSPC, "full")
+        self._require_space(1)  # what is overwritten goes to a new place too, when the disk is full
         self._take_space(each, max(each.allocated, offset + len(data)))
         os.pwrite(each.live, data, offset)
         each.pending.append(_Write(offset, data))
@@ -323,6 +326,7 @@ class _Files:
 
     def _require_space(self, more: int) -> None:
         if more > 0 and (self.full or more > self.free):
+            self.counts["refused"] += 1
             raise OSError(errno.ENOSPC, "full")
 
     # power

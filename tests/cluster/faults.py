@@ -21,6 +21,7 @@ ELECTION_SECONDS = 2.0
 SERVED_SECONDS = 60.0
 HELD_SECONDS = 1.0
 WRITES = 20
+BIG_WRITES = 300
 
 
 class Faults:
@@ -143,6 +144,24 @@ class Faults:
         """The others go on."""
         self._fill(self._follower())
 
+    def use_a_disk_up(self) -> None:
+        """Space ends where a member needs more of it: for its next log, or for its database."""
+        member = self._random.choice(self._cluster.members)
+        disk = self._machines.disks[member]
+        disk.limit(8 << 20)
+        refused = disk.counts()["refused"]
+        request = rpc.PutRequest(key=b"big", value=self._random.randbytes(1 << 20))
+        for _ in range(BIG_WRITES):
+            if disk.counts()["refused"] > refused:
+                break
+            with suppress(grpc.RpcError):
+                ask(self._random.choice(self._cluster.running), request, rpc.PutResponse)
+        else:
+            raise AssertionError(f"{BIG_WRITES} MiB were written to a disk with 8 MiB left")
+        self._served()
+        disk.limit()
+        self._restart(member)
+
     def fail_a_sync(self) -> None:
         """The member must stop: it does not know what is on its disk."""
         member = self._random.choice(self._cluster.members)
@@ -168,13 +187,26 @@ class Faults:
     def wipe_a_member(self) -> None:
         """Its data is gone: it is removed, added again, and comes back through a snapshot."""
         member = self._follower()
-        gone = status(member).header.member_id
-        member.kill()
-        self._remove(gone)
-        self._machines.wipe(member)
-        self._add(member, learner=False)
-        member.initial_cluster_state = "existing"
+        self._wipe(member)
         member.start()
+        self._served()
+
+    def end_a_member_while_its_snapshot_arrives(self) -> None:
+        """A wiped member is killed, at any moment of its return; or the power fails there."""
+        member = self._follower()
+        self._wipe(member)
+        for _ in range(3):
+            member.launch()
+            time.sleep(self._random.uniform(0, 2))  # the moment is the random input
+            member.kill()
+            if member in self._machines.disks:
+                self._machines.disks[member].lose_power()
+        member.start()
+        self._served()
+
+    def compact_the_history(self) -> None:
+        """No fault, but it changes what faults meet."""
+        self._run.compact()
         self._served()
 
     def replace_a_member(self) -> None:
@@ -193,6 +225,14 @@ class Faults:
         self._served()
 
     # parts of faults
+
+    def _wipe(self, member: Member) -> None:
+        gone = status(member).header.member_id
+        member.kill()
+        self._remove(gone)
+        self._machines.wipe(member)
+        self._add(member, learner=False)
+        member.initial_cluster_state = "existing"
 
     def _load(self) -> Workload:
         assert self._run.workload is not None, "faults are made under load"
@@ -260,6 +300,10 @@ class Faults:
         disk.fill()
         self._served()
         disk.fill(False)
+        self._restart(member)
+
+    def _restart(self, member: Member) -> None:
+        """Kill the member, unless it has ended by itself, and start it."""
         assert member.process is not None
         if member.process.poll() is None:
             member.kill()
@@ -348,8 +392,14 @@ DISK_FAULTS = (
     "fill_a_followers_disk",
     "fail_a_sync",
     "slow_a_disk",
+    "use_a_disk_up",
 )
-MEMBER_FAULTS = ("wipe_a_member", "replace_a_member")
+MEMBER_FAULTS = (
+    "wipe_a_member",
+    "replace_a_member",
+    "end_a_member_while_its_snapshot_arrives",
+    "compact_the_history",
+)
 ALL_FAULTS = (*PROCESS_FAULTS, *NETWORK_FAULTS, *DISK_FAULTS, *MEMBER_FAULTS)
 
 

@@ -2,6 +2,7 @@
 can break. Either may be left out, for tests that need only processes.
 """
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,8 +66,11 @@ class Machines:
 
     @staticmethod
     def wipe(member: Member) -> None:
-        """Empty a member's data directory."""
+        """Remove a member's data directory, for good: no power loss brings parts of it back."""
         shutil.rmtree(member.data_dir)
+        folder = os.open(member.data_dir.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
     def close(self) -> None:
         """Leave no process, no mount and no network behind."""

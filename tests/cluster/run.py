@@ -39,6 +39,8 @@ class Run:
         self._holders = LeaseHolders(cluster, self._deleted_at, seed)
         self.workload: Workload | None = None
         self._loads = 0
+        self._first = 1
+        """The first revision that is not compacted."""
         self.watch()
 
     def watch(self) -> None:
@@ -50,7 +52,7 @@ class Run:
                 self._left.append(log)
         for member in self.cluster.members:
             if member not in self._logs:
-                self._logs[member] = WatchLog(member, LEASES, PREFIX[:-1] + b"0")
+                self._logs[member] = WatchLog(member, LEASES, PREFIX[:-1] + b"0", self._first)
 
     def load(self, value_bytes: int = 0) -> Workload:
         """Start the clients; wait until they write."""
@@ -78,20 +80,30 @@ class Run:
         for log in self._logs.values():
             log.await_revision(newest, CATCH_UP_SECONDS)
         check_logs(list(self._logs.values()), newest)
-        told = self._logs[self.cluster.members[0]].up_to(newest)
-        written = {
+        check(self.history.record, self._written(newest), 1)
+        self.history.check()
+
+    def compact(self) -> None:
+        """Compact all that every watcher was told of."""
+        self._first = max(self._first, min(log.newest for log in self._logs.values()))
+        request = rpc.CompactionRequest(revision=self._first, physical=True)
+        with suppress(grpc.RpcError):  # done already, or its outcome is not known
+            ask(self.random.choice(self.cluster.running), request, rpc.CompactionResponse, 10)
+
+    def _written(self, newest: int) -> dict[int, frozenset[Change]]:
+        """What the workload wrote, as all watchers together were told, those that have left too."""
+        return {
             revision: changes
-            for revision, changes in told.items()
+            for log in (*self._left, *self._logs.values())
+            for revision, changes in log.between(1, newest).items()
             if all(key.startswith(PREFIX) for key, _ in changes)
         }
-        check(self.history.record, written, 1)
-        self.history.check()
 
     def _deleted_at(self) -> dict[bytes, float]:
         """When each key was first told to be gone, on any member."""
         first: dict[bytes, float] = {}
         for log in (*self._logs.values(), *self._left):
-            for key, at in list(log.deleted_at.items()):
+            for key, at in log.deleted_at.copy().items():
                 first[key] = min(at, first.get(key, at))
         return first
 

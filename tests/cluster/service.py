@@ -10,7 +10,7 @@ from rusd.pb import rpc_pb2 as rpc
 from tests.cluster.calls import Connection
 from tests.members import Cluster, wait_for
 
-TRY_SECONDS = 0.5
+TRY_SECONDS = 0.2
 """After this the client asks the next member."""
 
 

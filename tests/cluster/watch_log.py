@@ -1,6 +1,6 @@
 """A watcher that logs all it is told and resumes where it stopped, whatever happens to its member.
 
-It asks for every change of a range from the first revision on. What it logs must have no gap and
+It asks for every change of a range, from one revision on. What it logs must have no gap and
 no repeat: it is held against what the writers were told, and against the logs of other members.
 """
 
@@ -21,16 +21,17 @@ _RETRY_SECONDS = 0.1
 class WatchLog:
     """One watcher on one member. `faults` lists broken promises."""
 
-    def __init__(self, member: Member, key: bytes, range_end: bytes) -> None:
-        """Begin to watch."""
+    def __init__(self, member: Member, key: bytes, range_end: bytes, start: int = 1) -> None:
+        """Begin to watch, from revision `start` on."""
         self.member = member
         self.revisions: dict[int, frozenset[Change]] = {}
         self.deleted_at: dict[bytes, float] = {}
         """When (time.monotonic) the log was told that a key is gone."""
         self.faults: list[str] = []
         self.resumes = 0
+        self.start = start
         self._range = (key, range_end)
-        self._next = 1
+        self._next = start
         self._newest = 0
         self._ended = threading.Event()
         self._call: grpc.Call | None = None
@@ -45,12 +46,17 @@ class WatchLog:
             f"revision {revision} at a watcher on {self.member.name}, which is at {self._newest}",
         )
 
-    def up_to(self, newest: int) -> dict[int, frozenset[Change]]:
-        """What the log was told of, up to a revision."""
+    @property
+    def newest(self) -> int:
+        """The newest revision that the log was told of."""
+        return self._newest
+
+    def between(self, first: int, last: int) -> dict[int, frozenset[Change]]:
+        """What the log was told of two revisions and those between them."""
         return {
             revision: changes
-            for revision, changes in list(self.revisions.items())
-            if revision <= newest
+            for revision, changes in self.revisions.copy().items()
+            if first <= revision <= last
         }
 
     def stop(self) -> None:
@@ -120,10 +126,10 @@ def check_logs(logs: list[WatchLog], newest: int) -> None:
     """
     faults = [fault for log in logs for fault in log.faults]
     assert not faults, faults
-    first, *others = logs
-    expected = first.up_to(newest)
+    first, *others = sorted(logs, key=lambda log: log.start)
     for log in others:
-        told = log.up_to(newest)
+        told = log.between(log.start, newest)
+        expected = first.between(log.start, newest)
         if told != expected:
             differing = sorted(
                 revision
