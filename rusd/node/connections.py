@@ -16,10 +16,12 @@ class Connections:
 
     def since(self, moment: float) -> bool:
         """Whether a follower was connected to its leader, and a leader to a quorum, at all times
-        since a moment of the loop's clock.
+        since a moment of the loop's clock. Without a leader nothing is to blame on connections.
         """
         replica = self._replica
-        if replica.leader and not replica.is_leader:
+        if not replica.leader:
+            return True
+        if not replica.is_leader:
             return self._connected(replica.leader, moment)
         voters = replica.raw.conf_state.voters
         connected = sum(voter == replica.id or self._connected(voter, moment) for voter in voters)

@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import accumulate, compress
 from typing import Any, Final, NamedTuple, Protocol
 
 from rusd.duration import format_duration
@@ -20,7 +21,7 @@ from rusd.node.entry import Kind, batch_of, encode
 from rusd.node.log_writer import Job
 from rusd.node.membership import MemberChange
 from rusd.node.replica import Replica
-from rusd.raft.confchange import ConfChange
+from rusd.raft.confchange import ConfChange, ConfChangeError
 from rusd.raft.message import Entry, EntryKind, ProposalDroppedError
 
 
@@ -89,6 +90,9 @@ class _Batch(NamedTuple):
     requests: list[Request]
     started: float
     """When the first of them arrived."""
+    sent: float
+    size: int
+    """Bytes of the entry's data."""
 
 
 class Pipeline:
@@ -179,6 +183,9 @@ class Pipeline:
         try:
             async with asyncio.timeout(self.limits.request_timeout):
                 await done
+        except ConfChangeError:
+            self.applier.membership.check(change)
+            raise
         except TimeoutError:
             raise TimedOutError from None
         finally:
@@ -233,7 +240,7 @@ class Pipeline:
             return
         replica = self.replica
         if self._pending:
-            if replica.busy or len(self._pending) >= self.limits.batches:
+            if replica.busy or (len(self._pending) >= self.limits.batches and self._is_crowded()):
                 return
             wait = self._sent + self.limits.next_batch - self.loop.time()
             if wait > 0:
@@ -244,6 +251,17 @@ class Pipeline:
         if replica.leader:
             self._send(replica)
 
+    def _is_crowded(self) -> bool:
+        """Whether as many batches are on their way as may be. Those of long ago may be lost with
+        their leader, and hold nobody up; but what they hold in memory counts.
+        """
+        limits, since = self.limits, self.loop.time() - _LOST
+        batches = self._pending.values()
+        return (
+            sum(batch.sent > since for batch in batches) >= limits.batches
+            or sum(batch.size for batch in batches) > limits.waiting_bytes
+        )
+
     def _send(self, replica: Replica) -> None:
         """Makes a batch of what waits, and proposes it."""
         limits = self.limits
@@ -253,11 +271,10 @@ class Pipeline:
             batch = self._split()
         else:
             self._waiting, self._waiting_bytes, self._looks = [], 0, []
-        if not replica.is_leader:
-            batch = [request for request in batch if not _leaders_alone(request)]
         self._sequence += 1
         data = encode(((item[0], item[1]) for item in batch), replica.id, self._sequence)
-        self._pending[self._sequence] = _Batch(batch, oldest)
+        now = self.loop.time()
+        self._pending[self._sequence] = _Batch(batch, oldest, now, len(data))
         try:
             replica.raw.propose((data,))
         except ProposalDroppedError:
@@ -266,7 +283,7 @@ class Pipeline:
             self._waiting, self._waiting_bytes, self._looks = waiting, size, looks
             self._oldest = oldest
             return
-        self._sent = self.loop.time()
+        self._sent = now
         replica.run()
 
     def _split(self) -> list[Request]:
@@ -384,7 +401,19 @@ class Pipeline:
         self.replica.submit(job, done)
 
     def _leader_changed(self) -> None:
+        # What is said for a leader by its clock is not said by the next, nor by it in a later term.
+        kept = [not _leaders_alone(request) for request in self._waiting]
+        if not all(kept):
+            self._keep(kept)
         self.loop.call_soon(self.flush)
+
+    def _keep(self, kept: list[bool]) -> list[Request]:
+        """Takes out the waiting requests that are not kept, and returns them."""
+        waiting, counts = self._waiting, list(accumulate(kept, initial=0))
+        self._looks = [(at, counts[count]) for at, count in self._looks if counts[count]]
+        self._waiting = list(compress(waiting, kept))
+        self._waiting_bytes = sum(len(request[1]) for request in self._waiting)
+        return [request for request, keep in zip(waiting, kept, strict=True) if not keep]
 
     def _look(self) -> None:
         """Tells callers that wait for too long. What was sent off may still be applied."""
@@ -397,10 +426,9 @@ class Pipeline:
             self._time_out(batch.requests, batch.started)
         seen = max((count for at, count in self._looks if at < overdue), default=0)
         if seen:
-            self._time_out(self._waiting[:seen], overdue)
-            self._waiting = self._waiting[seen:]
-            self._waiting_bytes = sum(len(request[1]) for request in self._waiting)
-        self._looks = [(at, count - seen) for at, count in self._looks if count > seen]
+            # The lessor counts on checkpoints being made while this member leads.
+            kept = [_is_checkpoint(request) for request in self._waiting[:seen]]
+            self._time_out(self._keep(kept + [True] * (len(self._waiting) - seen)), overdue)
         if self._waiting:
             self._looks.append((now, len(self._waiting)))
         for change in self._changes.values():
@@ -433,6 +461,9 @@ class _Change:
             replica.raw.propose_conf_change(self._change)
         except ProposalDroppedError:
             return
+        except ConfChangeError as error:
+            if not self.done.done():
+                self.done.set_exception(error)
         self._sent = True
         replica.run()
 
@@ -440,13 +471,20 @@ class _Change:
 _LOOK: Final = 0.25
 """Seconds between two looks for what waits for too long, or has to be tried again."""
 
+_LOST: Final = 0.5
+"""Seconds after which a batch may not come any more."""
+
 _SLOW_SHOWN: Final = 5
 
 
 def _leaders_alone(request: Request) -> bool:
     """Whether only a leader may propose a request: what it says is that leader's clock."""
-    kind, _, _, caller, _ = request
-    return kind == Kind.LEASE_EXPIRE or (kind == Kind.LEASE_CHECKPOINT and caller is None)
+    return request[0] == Kind.LEASE_EXPIRE or _is_checkpoint(request)
+
+
+def _is_checkpoint(request: Request) -> bool:
+    """Whether it is a leader's note of what leases have left; who renews one waits for it."""
+    return request[0] == Kind.LEASE_CHECKPOINT and request[3] is None
 
 
 def _describe(request: Request) -> str:
