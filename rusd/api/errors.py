@@ -31,6 +31,7 @@ from rusd.node.reconfiguration import (
     NotEnoughStartedError,
     UnhealthyError,
 )
+from rusd.node.renewals import NoLeaderError
 from rusd.node.transfer import BadTransfereeError, NotLeaderError, TransferTimedOutError
 from rusd.wire.grpc import Code, Status
 
@@ -168,6 +169,7 @@ _OF_ERROR: Final[dict[type[Exception], Status]] = {
     ConnectionLostError: TIMEOUT_DUE_TO_CONNECTION_LOST,
     TimedOutReadError: TIMEOUT,
     LeaderChangedError: LEADER_CHANGED,
+    NoLeaderError: NO_LEADER,
     FailedReadError: INTERNAL,
     StoppedError: STOPPED,
     NotLeaderError: NOT_LEADER,

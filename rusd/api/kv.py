@@ -190,7 +190,7 @@ class KV:
             error = check_txn(plan, most_ops)
             if error is not None:
                 connection.fail(stream, error)
-            elif plan.read_only and self._replica.sole:
+            elif plan.read_only and (plan.serializable or self._replica.sole):
                 self._read_only_txn(connection, stream, plan)
             elif plan.read_only:
                 self._reads.wait(partial(self._confirmed_txn, connection, stream, plan))
@@ -225,14 +225,15 @@ class KV:
 
 
 def _is_serializable(message: bytes) -> bool:
-    """Whether a RangeRequest may be answered from what this member has."""
+    """Whether a RangeRequest may be answered from what this member has, or be refused."""
     size = len(message)
     if size > 2 and message[0] == 10 and message[1] == size - 2 < 128:
         return False  # a key alone
     try:
-        return RangeRequest.FromString(message).serializable
+        request = RangeRequest.FromString(message)
     except DecodeError:
         return True  # to be told so
+    return request.serializable or check_range(request) is not None
 
 
 _UNSORTED_ONLY: Final = Status(

@@ -35,6 +35,9 @@ _SERVICE: Final = "/etcdserverpb.Lease/"
 _MOST_OWED: Final = 10_000
 """Answers that a keep-alive stream holds back for a client that does not read them."""
 
+_MOST_PENDING: Final = 100_000
+"""Renewals of a stream that are under way."""
+
 _random_bits: Final = SystemRandom().getrandbits
 
 
@@ -197,6 +200,9 @@ class KeepAlive:
         self.finish(status)
 
     def _renew(self, lease: int) -> None:
+        if self._pending >= _MOST_PENDING:
+            self.finish(errors.REQUEST_TOO_MANY_REQUESTS)
+            return
         if not self._replica.sole:
             self._pending += 1
             self._renewals.renew(lease, partial(self._renewed_by_leader, lease))

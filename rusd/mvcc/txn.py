@@ -33,7 +33,7 @@ request."""
 class Plan:
     """A TxnRequest taken apart once, for all who look at it."""
 
-    __slots__ = ("compares", "failure", "nests", "past", "read_only", "success")
+    __slots__ = ("compares", "failure", "nests", "past", "read_only", "serializable", "success")
 
     def __init__(self, request: TxnRequest) -> None:
         self.compares: list[Compare] = list(request.compare)
@@ -43,6 +43,8 @@ class Plan:
         """Whether an operation reads at a revision, for which the tables must be written."""
         self.read_only = True
         """Whether all operations of both branches are ranges."""
+        self.serializable = bool(request.success or request.failure)
+        """Whether there are operations, and all of them are serializable ranges."""
         self.success = self._operations(request.success)
         self.failure = self._operations(request.failure)
 
@@ -57,6 +59,8 @@ class Plan:
                 request = op.request_range
                 if request.revision > 0:
                     self.past = True
+                if not request.serializable:
+                    self.serializable = False
                 operations.append((RANGE, request))
             elif kind == "request_delete_range":
                 self.read_only = False

@@ -30,6 +30,10 @@ _UNKNOWN: Final = -1
 """TTL in the answer about a lease that does not exist."""
 
 
+class NoLeaderError(TimedOutError):
+    """There was no leader for as long as a request waits."""
+
+
 class Renewals:
     """One member's way to the clock of the leader."""
 
@@ -93,19 +97,31 @@ class Renewals:
         request: LeaseTimeToLiveRequest,
         done: Callable[[LeaseTimeToLiveResponse | Exception], None],
     ) -> None:
+        # The keys, which may be more than a call between members takes, are known here as well.
+        asked = LeaseTimeToLiveRequest(ID=request.ID)
         try:
-            answer = await self._led(
-                Method.TIME_TO_LIVE, request.SerializeToString(), self._serve_time_to_live
+            response = LeaseTimeToLiveResponse.FromString(
+                await self._led(
+                    Method.TIME_TO_LIVE, asked.SerializeToString(), self._serve_time_to_live
+                )
             )
+            if request.keys and response.TTL != _UNKNOWN:
+                async with asyncio.timeout(self._pipeline.limits.request_timeout):
+                    await self._reads.barrier()
+                response.keys.extend(self._lessor.get(request.ID).keys)
+        except NoSuchLeaseError:
+            done(_unknown(request.ID))
+        except TimeoutError:
+            done(TimedOutError())
         except TimedOutError as error:
             done(error)
         else:
-            done(LeaseTimeToLiveResponse.FromString(answer))
+            done(response)
 
     async def _led(
         self, method: Method, body: bytes, here: Callable[[int, bytes], Awaitable[bytes]]
     ) -> bytes:
-        """Has the leader do it, whoever that is or becomes. Raises TimedOutError."""
+        """Has the leader do it, whoever that is or becomes. Raises TimedOutError, NoLeaderError."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._pipeline.limits.request_timeout
         while (left := deadline - loop.time()) > 0:
@@ -121,7 +137,7 @@ class Renewals:
             except (TimedOutReadError, TimeoutError):
                 break
             await asyncio.sleep(_AGAIN)
-        raise TimedOutError
+        raise TimedOutError if self._replica.leader else NoLeaderError
 
     # The leader's side.
 
@@ -191,13 +207,17 @@ def time_to_live(lessor: Lessor, request: LeaseTimeToLiveRequest) -> LeaseTimeTo
     try:
         lease = lessor.get(request.ID)
     except NoSuchLeaseError:
-        return LeaseTimeToLiveResponse(ID=request.ID, TTL=_UNKNOWN)
+        return _unknown(request.ID)
     return LeaseTimeToLiveResponse(
         ID=lease.id,
         TTL=max(0, int(lessor.left(lease))),
         grantedTTL=lease.ttl,
         keys=lease.keys if request.keys else (),
     )
+
+
+def _unknown(lease: int) -> LeaseTimeToLiveResponse:
+    return LeaseTimeToLiveResponse(ID=lease, TTL=_UNKNOWN)
 
 
 def _numbers(packed: bytes) -> list[int]:
