@@ -19,7 +19,7 @@ operation that certainly had no effect (refused) is left out of the history.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Final, NamedTuple
 
@@ -151,11 +151,46 @@ def check(
     """Raise NotLinearizableError if no order explains the history, UndecidedError if the search for
     one is too long. `initial` has the keys that are not absent at first.
     """
-    for component in _components(history):
+    initial = initial or {}
+    for component in _components(_with_seen_effects(list(history), initial)):
         keys = sorted({key for each in component for key in _keys(each.request)})
-        versions = tuple((initial or {}).get(key, Version()) for key in keys)
+        versions = tuple(initial.get(key, Version()) for key in keys)
         store = Store(max(version.mod for version in versions), versions)
         _Search(component, keys, most_states).run(store)
+
+
+def _with_seen_effects(history: list[Operation], initial: Mapping[str, Version]) -> list[Operation]:
+    """The history, in which operations of unknown outcome whose effect was seen have an answer: who
+    reads, with its mod revision, a value that only one of them writes, tells that it took effect,
+    and in which revision.
+    """
+    writers: defaultdict[bytes, list[Operation]] = defaultdict(list)
+    seen: dict[bytes, int] = {}
+    for each in history:
+        request, answer = each.request, each.answer
+        for write in (
+            (*request.success, *request.failure) if isinstance(request, Txn) else (request,)
+        ):
+            if isinstance(write, Put):
+                writers[write.value].append(each)
+        if each.returned is not None:
+            for told in (answer, *(answer.answers or ())):
+                if told.value is not None and told.mod:
+                    seen[told.value] = told.mod
+    for version in initial.values():
+        if version.value is not None:
+            seen.pop(version.value, None)
+    resolved: dict[int, Operation] = {}
+    for value, mod in seen.items():
+        if len(writers[value]) == 1 and (writer := writers[value][0]).returned is None:
+            succeeded = None
+            if isinstance(writer.request, Txn):
+                succeeded = any(
+                    isinstance(put, Put) and put.value == value for put in writer.request.success
+                )
+            told = Answer(mod, succeeded=succeeded)
+            resolved[id(writer)] = replace(writer, returned=inf, answer=told)
+    return [resolved.get(id(each), each) for each in history]
 
 
 def _keys(request: Request) -> set[str]:

@@ -5,6 +5,7 @@ the history whose linearizability is checked at the end.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from rusd.raft.message import Entry, EntryKind, ReadState
@@ -63,7 +64,9 @@ class Clients:
         self._answers: dict[int, tuple[int, Answer]] = {}
         """By index: number and answer of the operation that was executed."""
         self._requests: dict[int, Request] = {}
-        self._executed: set[int] = set()
+        self._executed: dict[int, Answer] = {}
+        self._unknown: list[_Asked] = []
+        """Timed out, or lost with a member."""
         self._seen: dict[str, Answer] = {}
         """What the last read of each key told."""
 
@@ -143,7 +146,6 @@ class Clients:
         if entry.kind == EntryKind.NORMAL and entry.data not in (b"", FILLER):
             number = int(entry.data.partition(b":")[0])
             require(number not in self._executed, "operation", number, "is applied twice")
-            self._executed.add(number)
             request = self._requests[number]
             versions = dict(versions)
             if isinstance(request, Txn):
@@ -156,6 +158,7 @@ class Clients:
                 answer = Answer(revision + wrote, one.value, one.mod, one.deleted)
             revision += wrote
             self._answers[entry.index] = number, answer
+            self._executed[number] = answer
         self._states.append((revision, versions))
 
     # Answering.
@@ -205,29 +208,35 @@ class Clients:
     def _timed_out(self, number: int) -> None:
         asked = self._asked.pop(number, None)
         if asked is not None:
-            self._unknown(asked)
+            self._unanswered(asked)
 
     def lost(self, member: Member) -> None:
         """A member has crashed, and its clients know."""
         for asked in [each for each in self._asked.values() if each.member == member.id]:
             del self._asked[asked.number]
-            self._unknown(asked)
+            self._unanswered(asked)
 
-    def _unknown(self, asked: _Asked) -> None:
+    def _unanswered(self, asked: _Asked) -> None:
         self._world.count("unknown outcomes")
-        self.history.append(Operation(asked.request, asked.invoked, None, client=asked.client))
+        self._unknown.append(asked)
         self._rest(asked.client)
 
     # At the end.
 
     def is_answered(self, client: int) -> bool:
         """Whether a client has got an answer."""
-        return any(each.client == client and each.returned is not None for each in self.history)
+        return any(each.client == client for each in self.history)
 
     def check(self) -> None:
-        """The history must be linearizable."""
+        """The history must be linearizable, with what the store did for those who were not told."""
         for asked in self._asked.values():
-            self.history.append(Operation(asked.request, asked.invoked, None, client=asked.client))
+            self._unknown.append(asked)
+        for asked in self._unknown:
+            if asked.number in self._executed:
+                answer = self._executed[asked.number]
+                self.history.append(
+                    Operation(asked.request, asked.invoked, inf, answer, asked.client)
+                )
         check(self.history)
 
 

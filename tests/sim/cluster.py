@@ -21,7 +21,7 @@ from rusd.raft.message import ConfState, Role, Snapshot
 from tests.linearizability import Get, Put
 from tests.sim.clients import Clients
 from tests.sim.disk import FIRST_INDEX
-from tests.sim.invariants import Invariants, require
+from tests.sim.invariants import Invariants, ViolationError, require
 from tests.sim.member import REFUSED, Member
 from tests.sim.network import Network
 from tests.sim.schedule import TICK, draw_schedule
@@ -309,30 +309,30 @@ class Cluster:
 
     def _require_progress(self) -> None:
         """Each member of the configuration writes, reads, and applies all that is committed."""
-        bound = 100 + 40 * self.schedule.election_ticks
+        election = self.schedule.election_ticks
         started = self.now
         require(
-            self._run_until(self._is_settled, bound),
-            "no progress in", bound, "ticks:", self._looks(),
+            self._run_until(self._is_settled, 40 + 12 * election),
+            "no progress:", self._looks(),
         )  # fmt: skip
         self.counts["ticks to settle"] = (self.now - started) // TICK
         for member in self._configured_members():
-            self._ask(member, Put("probe", b"%d" % member.id))
-            self._ask(member, Get("probe"))
+            self._ask(member, Put("probe", b"%d" % member.id), 10 * election)
+            self._ask(member, Get("probe"), 10 * election)
         require(
-            self._run_until(self._is_settled, 2 * self.schedule.election_ticks + 10),
+            self._run_until(self._is_settled, 2 * election + 10),
             "not settled again:", self._looks(),
         )  # fmt: skip
 
-    def _ask(self, member: Member, request: Put | Get) -> None:
-        """A healthy cluster answers, though it may take time."""
-        client = -(len(self.clients.history) + 10)
-        deadline = self.now + (60 + 10 * self.schedule.election_ticks) * TICK
-        asked = self.now - 26 * TICK
+    def _ask(self, member: Member, request: Put | Get, ticks: int) -> None:
+        """A healthy cluster answers within so many ticks; a request may be lost with a leader."""
+        client = -(len(self.clients.history) + 1)
+        deadline = self.now + ticks * TICK
+        retry = self.now
         while not self.clients.is_answered(client) and member in self._configured_members():
             require(self.now < deadline, member, "does not answer", request, self._looks())
-            if self.now - asked > 25 * TICK and self.clients.ask(client, member, request):
-                asked = self.now
+            if self.now >= retry and self.clients.ask(client, member, request):
+                retry = self.now + 5 * TICK
             self._run(self.now + TICK // 4)
 
     def _configured_members(self) -> list[Member]:
@@ -373,20 +373,32 @@ class Cluster:
             + f"; {self.invariants.conf_states[-1]}"
         )
 
-    # A member that comes back.
+    # A member that goes, and comes back.
 
     def _disturb(self) -> None:
-        """A member that was cut off for long comes back, and the leader goes on leading."""
+        """Once all is calm, a leader is succeeded soon, and not deposed by who comes back."""
         schedule, conf = self.schedule, self.invariants.conf_states[-1]
-        calm = schedule.pre_vote and schedule.check_quorum
-        if not schedule.disturbance or not calm or len(conf.voters) < 3:
+        if not schedule.pre_vote or not schedule.check_quorum or len(conf.voters) < 3:
             return
         self._run(self.now + 2 * schedule.election_ticks * TICK)
         leader = self._leader()
-        require(leader is not None, "no leader in a calm cluster:", self._looks())
-        assert leader is not None
+        if leader is None:
+            raise ViolationError(f"no leader in a calm cluster: {self._looks()}")
         others = [each for each in self._configured_members() if each is not leader]
-        member, term = self.draw.choice(others), leader.raw.term
+        other = self.draw.choice(others)
+        if schedule.disturbance == "leader":
+            self._lose_leader(leader, other)
+        else:
+            self._return(other, leader)
+
+    def _lose_leader(self, leader: Member, other: Member) -> None:
+        self.count("succession")
+        leader.crash()
+        self._ask(other, Put("probe", b"successor"), 8 * self.schedule.election_ticks)
+
+    def _return(self, member: Member, leader: Member) -> None:
+        """A member that heard nothing for long comes back."""
+        schedule, term = self.schedule, leader.raw.term
         self.count(f"return after {schedule.disturbance}")
         self.log("is cut off: {}", member, schedule.disturbance)
         if schedule.disturbance == "crash":
@@ -394,7 +406,7 @@ class Cluster:
         else:
             peers = [each for each in self.members if each != member.id]
             self.network.isolate(member.id, peers, True, schedule.disturbance == "both")
-        self._ask(leader, Put("probe", b"meanwhile"))
+        self._ask(leader, Put("probe", b"meanwhile"), 10)
         self._run(self.now + 5 * schedule.election_ticks * TICK)
         self.log("comes back", member)
         self.network.cut.clear()
@@ -404,4 +416,4 @@ class Cluster:
             leader.raw.role is Role.LEADER and leader.raw.term == term,
             leader, "of term", term, "was deposed by the return of", member, self._looks(),
         )  # fmt: skip
-        require(self._is_settled(), "not settled after a return:", self._looks())
+        require(self._run_until(self._is_settled, 10), "not settled after it:", self._looks())

@@ -141,26 +141,25 @@ class Invariants:
         """A message leaves. What it promises must be on disk."""
         if message.reject:
             return
-        disk = member.disk
+        term, disk = message.term, member.disk
         if message.kind == MessageKind.VOTE_REPLY:
             # A vote of a term that is past on the disk cannot be given again.
-            durable = self._durable_votes[message.term]
-            if disk.hard_state.term > message.term:
+            durable = self._durable_votes[term]
+            if disk.hard_state.term > term:
                 durable.setdefault(member.id, message.to)
             require(
                 durable.get(member.id) == message.to,
                 member, "promised a vote that it may forget:", message,
             )  # fmt: skip
-        elif message.kind == MessageKind.VOTE:
-            # Or it may ask again in this term after a crash, with less in its log.
+        elif message.kind == MessageKind.VOTE or (
+            message.kind == MessageKind.APPEND_REPLY and message.index
+        ):
+            # Who asked for votes might ask again in this term after a crash, with less in its log.
+            # In a later term, what it has promised may have been replaced.
+            durable_term = disk.hard_state.term
             require(
-                disk.last_index >= message.index and disk.hard_state.term >= message.term,
-                member, "asks for votes by what it may forget:", message,
-            )  # fmt: skip
-        elif message.kind == MessageKind.APPEND_REPLY and message.index:
-            require(
-                disk.last_index >= message.index and disk.hard_state.term >= message.term,
-                member, "acknowledged what it may forget:", message,
+                durable_term > term or (durable_term == term and disk.last_index >= message.index),
+                member, "promised what it may forget:", message,
             )  # fmt: skip
 
     # Roles, commitment, configurations: after every step.

@@ -85,6 +85,7 @@ class Member:
             max_message_bytes=schedule.max_message_bytes,
             max_inflight_messages=schedule.max_inflight_messages,
             max_inflight_bytes=schedule.max_inflight_bytes,
+            max_uncommitted_bytes=schedule.max_uncommitted_bytes,
             max_committed_bytes=schedule.max_committed_bytes,
             random_ticks=draw.randrange,
         )
@@ -127,7 +128,7 @@ class Member:
             return
         wait = self.paused_until - self.world.now
         if wait > 0:
-            self.world.at(wait, self._ticked, incarnation)
+            self.world.at(min(wait, TICK), self._ticked, incarnation)
             return
         self.raw.tick()
         self._stepped()
@@ -140,7 +141,7 @@ class Member:
             return
         wait = self.paused_until - world.now
         if wait > 0:
-            world.at(wait, self.receive, message)
+            world.at(min(wait, TICK), self.receive, message)
             return
         world.log("receives {}", self, message)
         self.raw.step(message)
@@ -262,8 +263,10 @@ class Member:
     def _begin_sync(self) -> None:
         self.disk.begin_sync()
         world = self.world
-        delay = 1 + int(world.draw.random() * world.sync_delay * (20 if world.is_slow(self) else 1))
-        world.at(delay, self._end_sync, self.incarnation)
+        slowest = world.sync_delay
+        if world.is_slow(self):
+            slowest = min(20 * slowest, 10 * TICK)
+        world.at(1 + int(world.draw.random() * slowest), self._end_sync, self.incarnation)
 
     def _end_sync(self, incarnation: int) -> None:
         if not self.is_up(incarnation):

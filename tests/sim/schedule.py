@@ -25,6 +25,7 @@ class Schedule:
     max_message_bytes: int
     max_inflight_messages: int
     max_inflight_bytes: int
+    max_uncommitted_bytes: int
     max_committed_bytes: int
     drift: float
     """A member's ticks are off by up to this."""
@@ -57,7 +58,9 @@ class Schedule:
     client_pause: int
     value_bytes: int
     disturbance: str
-    """How a member is cut off at the end, before it comes back: "", "both", "in", "crash"."""
+    """At the end: "leader" crashes; or a member is cut off, "both" ways or only "in", or in a
+    "crash", and comes back.
+    """
 
 
 def draw_schedule(draw: Random) -> Schedule:
@@ -96,6 +99,7 @@ def draw_schedule(draw: Random) -> Schedule:
         max_message_bytes=draw.choice((0, 60, 300, 1 << 20)),
         max_inflight_messages=draw.choice((1, 2, 4, 256)),
         max_inflight_bytes=draw.choice((1, 200, 64 << 20)),
+        max_uncommitted_bytes=draw.choice((100, 64 << 20, 64 << 20)),
         max_committed_bytes=draw.choice((0, 100, 64 << 20)),
         drift=sometimes(0.6, 0.0, 0.4),
         delay=between(50, draw.choice((200, 600, 3000))),
@@ -118,5 +122,5 @@ def draw_schedule(draw: Random) -> Schedule:
         clients=between(1, 5),
         client_pause=draw.choice((100, 1000, 5000)),
         value_bytes=draw.choice((0, 0, 50, 500)),
-        disturbance=draw.choice(("", "both", "in", "crash")),
+        disturbance=draw.choice(("leader", "both", "in", "crash")),
     )

@@ -32,6 +32,7 @@ _FAULTS = (
     "slow disk",
     "snapshots lost",
     "split",
+    "succession",
     "transfer",
     "unknown outcomes",
 )

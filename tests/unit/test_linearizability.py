@@ -86,6 +86,13 @@ GOOD: dict[str, Sequence[Operation]] = {
         get("b", 3, 4, 3),
         Operation(Txn((Compare("k", mod=3),)), 5, 6, Answer(succeeded=True)),
     ],
+    "a write of unknown outcome happened when its mod revision says": [
+        put("a", 0, 1, 2),
+        put("b", 2, None),
+        put("c", 3, 9, 4),
+        get("b", 3, 9, 3),
+        get("c", 10, 11, 4),
+    ],
     "a compare with a mod revision that nobody saw may fail": [
         put("b", 2, None),
         get("b", 3, 4),
@@ -168,6 +175,12 @@ BAD: dict[str, Sequence[Operation]] = {
     "a write applied twice": [put("a", 0, 1, 2), get("a", 2, 3, 3)],
     "revisions against real time": [put("a", 0, 1, 3), put("b", 2, 3, 2)],
     "one revision of two writes": [put("a", 0, 9, 3), put("b", 0, 9, 3)],
+    "a write of unknown outcome happened later than its mod revision says": [
+        put("a", 0, 1, 2),
+        put("b", 2, None),
+        put("c", 3, 4, 4),
+        get("b", 5, 6, 3),
+    ],
     "a mod revision not above one seen before": [
         put("a", 0, 1, 5),
         put("b", 2, None),
