@@ -104,7 +104,9 @@ class Core:
 
     @property
     def can_lead(self) -> bool:
-        """Learners, removed members, and members without a state machine cannot."""
+        """Learners, removed members, and members without a state machine cannot; but see
+        `_maybe_stand_in`.
+        """
         return self.is_voter and not self.log.is_installing
 
     # Time.
@@ -114,12 +116,12 @@ class Core:
         self.elapsed += 1
         if self.leading is not None:
             self.leading.tick()
-        elif self.elapsed >= self.timeout and self.can_lead:
+        elif self.elapsed >= self.timeout and (self.can_lead or self.role is not Role.FOLLOWER):
             self._stand_for_election()
 
     def _stand_for_election(self) -> None:
-        if self.log.has_unapplied_conf_change():
-            # By the configuration that this member does not have yet, it may not vote any more.
+        if not self.can_lead or self.log.has_unapplied_conf_change():
+            # By a configuration that this member does not have yet, it may not vote any more.
             self.become_follower(self.term, NOBODY)
         elif self.config.pre_vote:
             self.become_pre_candidate()
@@ -285,6 +287,23 @@ class Core:
         self.promises.append(
             Message(MessageKind.VOTE_REPLY, message.sender, self.id, self.term, reject=not granted)
         )
+        self._maybe_stand_in(message)
+
+    def _maybe_stand_in(self, message: Message) -> None:
+        """A member that has no vote any more is asked for one by a voter that does not know that yet,
+        and whose log is behind. It may be that nobody can lead without this vote, which cannot be
+        given: then this member leads, until the others know (a leader need not be in the
+        configuration: thesis, 4.2.2). With a pre-vote: a leader may be near that it does not hear.
+        """
+        if (
+            self.role is Role.FOLLOWER
+            and not self.is_voter
+            and message.sender in self.conf_state.voters
+            and not self.log.is_up_to_date(message.index, message.log_term)
+            and not self.log.is_installing
+            and not self.log.has_unapplied_conf_change()
+        ):
+            self.become_pre_candidate()
 
     def may_vote_for(self, message: Message) -> bool:
         """One vote a term, and none for a log that is behind."""
@@ -299,6 +318,7 @@ class Core:
         self.messages.append(
             Message(MessageKind.PRE_VOTE_REPLY, message.sender, self.id, term, reject=not granted)
         )
+        self._maybe_stand_in(message)
 
     def may_pre_vote_for(self, message: Message) -> bool:
         """Whether this member would vote, in that later term."""

@@ -68,6 +68,8 @@ class Leader:
         (paper, 5.4.2, and section 8).
         """
         self._append((b"",), _NORMAL)
+        if not self.core.is_voter:
+            self._last_duty = self.log.commit
         self.own_log_written()
 
     def _configure(self, next_index: int, recent_active: bool) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rusd.raft.confchange import LEAVE_JOINT, ConfChange, ConfChangeError, Transition
+from rusd.raft.confchange import LEAVE_JOINT, Change, ConfChange, ConfChangeError, Transition
 from rusd.raft.message import ConfState, EntryKind, Message, MessageKind, ProposalDroppedError
 from rusd.raft.progress import ProgressState
 from tests.unit.raft.network import (
@@ -195,6 +195,30 @@ def test_leader_that_removed_itself_leads_until_a_quorum_knows_of_it() -> None:
     assert net[1].is_follower
     assert net[2].is_leader
     assert net[2].values == [b"a"]
+
+
+@pytest.mark.parametrize("change", [remove(1), add_learner(1)])
+@pytest.mark.parametrize("pre_vote", [True, False])
+def test_leader_that_removed_itself_and_crashed_stands_in_for_who_needs_its_vote(
+    change: Change, pre_vote: bool
+) -> None:
+    """2 does not know that the change is committed, and 1 has more in its log."""
+    net = Network((1, 2), pre_vote=pre_vote)
+    net.elect(1)
+    net.loses = lambda message: message.sender == 1 and max(message.commit, message.index) >= 3
+    net[1].change(change)
+    net[1].propose(b"a")
+    net.settle()
+    net.heal()
+    net[1].crash()
+    net[1].run()
+    assert net[1].node.conf_state.voters == (2,)
+    assert net[2].node.conf_state.voters == (1, 2)
+    assert net[1].node.last_index > net[2].node.last_index
+    net.tick(5 * ELECTION)
+    assert net[2].is_leader
+    assert net[2].node.conf_state.voters == (2,)
+    assert net[2].log[:2] == net[1].log[:2]
 
 
 def test_leader_that_becomes_a_learner_steps_down() -> None:
