@@ -21,6 +21,7 @@ from rusd.log import Logger
 from rusd.mvcc.keyspace import applied_in
 from rusd.node.apply import Applier
 from rusd.node.membership import Membership
+from rusd.node.peer_outbound import PeerUnreachableError
 from rusd.node.peer_wire import PeerProtocolError
 from rusd.node.snapshot_wire import (
     PIECE_BYTES,
@@ -114,7 +115,7 @@ class Snapshots:
             self.limits.sent_at_once + 1, thread_name_prefix="snapshots"
         )
         self._slots = asyncio.Semaphore(self.limits.sent_at_once)
-        self._pace = _Pace(self.limits, self._served)
+        self._pace = Pace(self.limits, self._served)
         self._sending: dict[int, _Sending] = {}
         self._needed: list[int] = []
         self._staging: Staging | None = None
@@ -176,9 +177,10 @@ class Snapshots:
         try:
             async with self._slots:
                 done = await self._send_checkpoint(message)
-        except (OSError, EOFError, SnapshotError, PeerProtocolError) as error:
+        except (*_CUT_OFF, SnapshotError) as error:
             self._log.warn(
-                "failed to send a snapshot", remote_peer_id=f"{message.to:x}", error=str(error)
+                "failed to send a snapshot",
+                **{"remote-peer-id": f"{message.to:x}", "error": str(error)},
             )
         finally:
             sending = self._sending.get(message.to)
@@ -248,7 +250,7 @@ class Snapshots:
                     return await self._offer(offer, content, reader, writer)
                 finally:
                     writer.close()
-            except (OSError, EOFError, TimeoutError, PeerProtocolError) as error:
+            except _CUT_OFF as error:
                 failure: Exception = error
                 self._log.warn(
                     "a snapshot was cut off",
@@ -323,7 +325,7 @@ class Snapshots:
         """Takes a snapshot on a connection that a member has made for it."""
         try:
             await self._receive(member, reader, writer)
-        except (SnapshotError, PeerProtocolError, OSError, EOFError, TimeoutError) as error:
+        except (*_CUT_OFF, SnapshotError) as error:
             self._log.warn(
                 "failed to receive a snapshot",
                 **{"remote-peer-id": f"{member:x}", "error": str(error)},
@@ -355,16 +357,7 @@ class Snapshots:
             working = self._start(_say_working(writer, self.limits.stall / 4))
             try:
                 await run(staging.finish, checksums)
-                cluster_row = self._applier.membership.cluster_row()
-                try:
-                    prepared: Prepared = await run(staging.prepare, snapshot, cluster_row)
-                except Exception:
-                    run(staging.remove)
-                    raise
-                finally:
-                    # Complete or broken, nothing is to be added to it.
-                    self._staging = None
-                    staging.thread.shutdown(wait=False)
+                prepared = await self._prepare(staging, snapshot)
             finally:
                 working.cancel()
         finally:
@@ -378,9 +371,33 @@ class Snapshots:
                 "took": self._loop.time() - began,
             },
         )
-        self._received(message, Staged(snapshot, prepared, self._swap, self._retire))
+        staged = Staged(
+            snapshot,
+            staging.folder,
+            partial(self._swap, prepared),
+            partial(self._retire, prepared, staging.folder),
+        )
+        self._received(message, staged)
         writer.write(frame(SnapshotFrame.DONE))
         await writer.drain()
+
+    async def _prepare(self, staging: Staging, snapshot: Snapshot) -> Prepared:
+        """Opens what has arrived. Complete or broken, nothing more is to be added to it."""
+        cluster_row = self._applier.membership.cluster_row()
+        preparing = self._loop.run_in_executor(
+            staging.thread, staging.prepare, snapshot, cluster_row
+        )
+        self._staging = None
+        try:
+            return await asyncio.shield(preparing)
+        except asyncio.CancelledError:
+            preparing.add_done_callback(partial(self._give_up, staging.folder))
+            raise
+        except Exception as error:  # rocksdict has no class of its own for what is corrupt
+            self._loop.run_in_executor(staging.thread, staging.remove)
+            raise SnapshotError(f"it cannot be opened: {error}") from error
+        finally:
+            staging.thread.shutdown(wait=False)
 
     async def _expect(self, reader: asyncio.StreamReader, wanted: int) -> bytes:
         async with asyncio.timeout(self.limits.stall):
@@ -429,6 +446,8 @@ class Snapshots:
         before = self._applier.keyspace.revision
         self._engine.exchange(prepared.engine)
         self._applier.take(prepared.keyspace, prepared.lessor)
+        # What was prepared is now what was used before.
+        self._retire(prepared, prepared.engine.path)
         for follow_up in self.on_swap:
             follow_up(before)
         self._log.info(
@@ -439,8 +458,13 @@ class Snapshots:
             },
         )
 
+    def _give_up(self, folder: Path, preparing: "asyncio.Future[Prepared]") -> None:
+        if preparing.exception() is None:
+            self._retire(preparing.result(), folder)
+
     def _retire(self, prepared: Prepared, folder: Path) -> None:
-        self._start(self._close_and_remove(prepared, folder))
+        if not self._stopped:  # the next start removes it
+            self._start(self._close_and_remove(prepared, folder))
 
     async def _close_and_remove(self, prepared: Prepared, folder: Path) -> None:
         """Removes a database once nothing reads it any more."""
@@ -450,7 +474,7 @@ class Snapshots:
             await asyncio.sleep(_LOOK)
 
 
-class _Pace:
+class Pace:
     """Spreads what is sent over time."""
 
     def __init__(self, limits: Limits, served: Callable[[], int]) -> None:
@@ -458,15 +482,17 @@ class _Pace:
         self._limits, self._served = limits, served
         self._loop = asyncio.get_running_loop()
         self._free_at = 0.0
-        self._looked, self._count = -_LOOK, 0
+        self._looked, self._count = -float("inf"), 0
         self._is_busy = False
 
     async def sent(self, size: int) -> None:
         """Waits as long as sending so many bytes may take."""
         now = self._loop.time()
-        if now - self._looked >= _LOOK:
+        passed = now - self._looked
+        if passed >= _LOOK:
             count = self._served()
-            self._is_busy = (count - self._count) / (now - self._looked) > self._limits.busy
+            # After a pause it is not known what goes on now.
+            self._is_busy = passed > 2 * _LOOK or (count - self._count) / passed > self._limits.busy
             self._looked, self._count = now, count
         rate = self._limits.busy_rate if self._is_busy else self._limits.rate
         self._free_at = max(self._free_at, now - _BURST) + size / rate
@@ -474,6 +500,8 @@ class _Pace:
             await asyncio.sleep(self._free_at - now)
 
 
+_CUT_OFF: Final = (OSError, EOFError, TimeoutError, PeerProtocolError, PeerUnreachableError)
+"""What ends a connection, and may be different the next time."""
 _CHECKPOINTS: Final = 20
 _ASKS_WITHIN: Final = 15.0
 """Seconds after which who got a snapshot has asked for what follows it."""

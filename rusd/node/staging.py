@@ -171,15 +171,16 @@ class Staged:
     def __init__(
         self,
         snapshot: Snapshot,
-        prepared: Prepared,
-        swap: Callable[[Prepared], None],
-        retire: Callable[[Prepared, Path], None],
+        folder: Path,
+        swap: Callable[[], None],
+        discard: Callable[[], None],
     ) -> None:
-        """`swap` exchanges what is prepared with what is used; `retire` gets rid of one of them,
-        whose folder it is given.
-        """
-        self.snapshot = snapshot
-        self._prepared, self._swap, self._retire = prepared, swap, retire
+        """`folder` has its content; `swap` and `discard` do what the methods of that name say."""
+        self.snapshot, self._folder = snapshot, folder
+        self.swap = swap
+        """Makes it what this process works on, once installed."""
+        self.discard = discard
+        """Drops it: the core has no use for it."""
 
     def install(self, wal: Wal) -> None:
         """Makes it what a restart finds. Blocks; for the log's thread."""
@@ -187,18 +188,8 @@ class Staged:
         # In this order: a keyspace ahead of its log is explained by what was noted, and never by
         # anything else.
         wal.note_snapshot(index, term)
-        make_current(self._prepared.engine.path)
+        make_current(self._folder)
         wal.reset(index, term)
-
-    def swap(self) -> None:
-        """Makes it what this process works on, once installed."""
-        self._swap(self._prepared)
-        # What was prepared is now what was used before.
-        self._retire(self._prepared, self._prepared.engine.path)
-
-    def discard(self) -> None:
-        """Drops it: the core has no use for it."""
-        self._retire(self._prepared, self._prepared.engine.path)
 
 
 def destroyed(folder: Path) -> bool:

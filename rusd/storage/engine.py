@@ -86,9 +86,12 @@ class Engine:
     def checkpoint(self, path: Path) -> None:
         """Makes a copy of the database at `path`, which must not exist, of hard links.
 
-        It flushes, and holds the GIL meanwhile: for about 5 ms right after `flush`.
+        It flushes, and holds the GIL meanwhile: for about 5 ms right after `flush`. Raises OSError.
         """
-        Checkpoint(self._db).create_checkpoint(str(path))
+        try:
+            Checkpoint(self._db).create_checkpoint(str(path))
+        except Exception as error:  # rocksdict has no class of its own for it
+            raise OSError(f"no checkpoint of the database in {self.path}: {error}") from error
 
     def exchange(self, other: "Engine") -> None:
         """Takes the other's database, and gives it this one's. What is under way on either goes on
