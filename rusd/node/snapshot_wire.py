@@ -115,6 +115,8 @@ def decode_offer(payload: bytes) -> Offer:
             name = payload[position : position + length].decode("ascii")
             position += length
             files.append(FileInfo(name, size))
+        if position > len(payload):
+            raise PeerProtocolError("an offer of a snapshot that is not whole")
     except (struct.error, UnicodeDecodeError):
         raise PeerProtocolError("an offer of a snapshot that is not whole") from None
     names = {file.name for file in files}
