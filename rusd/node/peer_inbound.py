@@ -91,7 +91,8 @@ class Acceptor:
         self.members, self.removed = members, removed
         for (member, _), lane in list(self._lanes.items()):
             if member in removed or (member in before and member not in members):
-                self._dismiss(member, lane.connection)
+                # If it was removed, it is told so when it connects again.
+                lane.connection.close("no member any more")
         for member in [member for member in self._open_streams if member not in members]:
             for task in self._open_streams[member]:
                 task.cancel()
@@ -203,12 +204,6 @@ class Acceptor:
             before.connection.abort("replaced by a newer connection")
         if purpose == Purpose.CONTROL:
             self._arrived(member, hello.peer_urls)
-
-    def _dismiss(self, member: int, connection: Connection) -> None:
-        if member in self.removed:
-            text = "the member has been permanently removed from the cluster"
-            connection.put(encode_refusal(RefusedError(Reason.REMOVED, text)))
-        connection.close("no member any more")
 
     def _news(self, key: object, state: object) -> bool:
         """Tell whether this was not the last that was logged of `key`."""

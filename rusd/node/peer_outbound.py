@@ -18,7 +18,6 @@ from rusd.node.peer_wire import (
     Reason,
     RefusedError,
     decode_answer,
-    decode_refusal,
     encode_call,
 )
 
@@ -242,10 +241,6 @@ class Lane:
         for kind, payload in frames:
             if kind == FrameKind.ANSWER and self._purpose == Purpose.CONTROL:
                 self._peer.answered(payload)
-            elif kind == FrameKind.REFUSED:
-                error = decode_refusal(payload)
-                self._peer.lane_refused(error)
-                raise PeerProtocolError(str(error))
             elif kind != FrameKind.PONG:
                 raise PeerProtocolError(f"unexpected frame of kind {kind}")
 

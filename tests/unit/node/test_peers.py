@@ -334,10 +334,12 @@ def test_a_stream_ends_when_its_member_leaves_and_streams_are_few() -> None:
 def test_a_stream_handler_that_fails_is_logged_and_ends_its_stream() -> None:
     async def scenario() -> None:
         async with network(2) as (one, two):
+            kept = []
 
             async def fail(
-                _member: int, _reader: asyncio.StreamReader, _writer: asyncio.StreamWriter
+                _member: int, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter
             ) -> None:
+                kept.append(writer)
                 raise ZeroDivisionError
 
             two.peers.accept(Purpose.SNAPSHOT, fail)
@@ -583,6 +585,7 @@ def test_visitors_are_few_and_forgotten_when_they_leave() -> None:
             gone = next(v for v in visitors if one.active(v))
             await gone.stop()
             visitors.remove(gone)
+            await eventually(lambda: gone.member not in one.peers._peers)
             await eventually(lambda: one.active(*visitors))
 
     run(scenario())
@@ -731,6 +734,8 @@ def test_a_link_that_goes_silent_is_noticed_and_used_again_when_it_heals() -> No
             await eventually(lambda: relay.accepted == 2 and one.active(two))
             since = one.peers.active_since(2)
             relay.silence()
+            with pytest.raises(TimeoutError):
+                await one.peers.call(2, Method.MEMBERS, b"", 0.05)
             await eventually(lambda: one.peers.active_since(2) is None)
             await eventually(lambda: two.peers.active_since(1) is None)
             assert one.logged("nothing was received for 0.5s")
