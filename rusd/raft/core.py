@@ -290,7 +290,7 @@ class Core:
         self._maybe_stand_in(message)
 
     def _maybe_stand_in(self, message: Message) -> None:
-        """A member that has no vote any more is asked for one by a voter that does not know that yet,
+        """A member that has no vote any more is asked for one by a voter that does not know so yet,
         and whose log is behind. It may be that nobody can lead without this vote, which cannot be
         given: then this member leads, until the others know (a leader need not be in the
         configuration: thesis, 4.2.2). With a pre-vote: a leader may be near that it does not hear.

@@ -212,13 +212,25 @@ def test_leader_that_removed_itself_and_crashed_stands_in_for_who_needs_its_vote
     net.heal()
     net[1].crash()
     net[1].run()
-    assert net[1].node.conf_state.voters == (2,)
-    assert net[2].node.conf_state.voters == (1, 2)
+    assert [net[member].node.is_learner for member in (1, 2)] == [change != remove(1), False]
+    assert [len(net[member].node.conf_state.voters) for member in (1, 2)] == [1, 2]
     assert net[1].node.last_index > net[2].node.last_index
     net.tick(5 * ELECTION)
     assert net[2].is_leader
     assert net[2].node.conf_state.voters == (2,)
     assert net[2].log[:2] == net[1].log[:2]
+
+
+@pytest.mark.parametrize(("sender", "stands_in"), [(2, True), (4, False), (9, False)])
+def test_nobody_stands_in_for_who_has_no_vote_either(sender: int, stands_in: bool) -> None:
+    net = Network((2, 3), learners=(1, 4))
+    net.elect(2)
+    net[1].tick(ELECTION)
+    net[1].get(MessageKind.PRE_VOTE, sender, term=3, index=1, log_term=1)
+    asked = {m.to for m in net.in_flight if m.kind == MessageKind.PRE_VOTE}
+    assert asked == ({2, 3} if stands_in else set())
+    net[1].tick(3 * ELECTION)
+    assert net[1].is_follower
 
 
 def test_leader_that_becomes_a_learner_steps_down() -> None:
