@@ -67,6 +67,8 @@ class Clients:
         self._executed: dict[int, Answer] = {}
         self._unknown: list[_Asked] = []
         """Timed out, or lost with a member."""
+        self._preferred: dict[int, Member] = {}
+        """By client: whom it asked last, and mostly asks again."""
         self._seen: dict[str, Answer] = {}
         """What the last read of each key told."""
 
@@ -77,7 +79,11 @@ class Clients:
         world = self._world
         if world.healed or self._last >= _MOST_OPERATIONS:
             return
-        member = world.some_member()
+        member = self._preferred.get(client)
+        if member is None or not member.up or world.draw.random() < 0.3:
+            member = world.some_member()
+        if member is not None:
+            self._preferred[client] = member
         if member is None or not self.ask(client, member, self._some_request()):
             self._rest(client)
 

@@ -133,7 +133,8 @@ class Cluster:
             return
         self.at(self._until_fault(), self._fault)
         kind = self.draw.choice(self.schedule.faults)
-        member = self.some_member()
+        member = self._some_leader() if self.draw.random() < 0.4 else None
+        member = member or self.some_member()
         if member is None:
             return
         self.count(kind)
@@ -198,6 +199,11 @@ class Cluster:
         if inside and draw.random() < 0.95:
             members = inside
         return draw.choice(members) if members else None
+
+    def _some_leader(self) -> Member | None:
+        """Who leads in the highest term, if anyone does: what happens to it matters most."""
+        leaders = [each for each in self.members.values() if each.up and each.led_term]
+        return max(leaders, key=lambda each: each.led_term, default=None)
 
     def durable_term(self, member: int, index: int) -> int:
         """The term of what a member has on disk at an index; that of what is committed if it is in
@@ -312,7 +318,7 @@ class Cluster:
         election = self.schedule.election_ticks
         started = self.now
         require(
-            self._run_until(self._is_settled, 40 + 12 * election),
+            self._run_until(self._is_settled, 60 + 12 * election),
             "no progress:", self._looks(),
         )  # fmt: skip
         self.counts["ticks to settle"] = (self.now - started) // TICK

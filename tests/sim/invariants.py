@@ -171,9 +171,16 @@ class Invariants:
         if term != member.seen_term:
             require(term > member.seen_term, member, "term falls to", term)
             member.seen_term = term
+            member.seen_leader = NOBODY
         if raw.role is Role.LEADER and member.led_term != term:
             member.led_term = term
             self._elected(member)
+        if raw.leader != member.seen_leader:
+            member.seen_leader = raw.leader
+            require(
+                raw.leader in (NOBODY, self.leaders.get(term)),
+                member, "follows", raw.leader, "in term", term, "not", self.leaders.get(term),
+            )  # fmt: skip
         if raw.role is Role.CANDIDATE and member.stood_term != term:
             member.stood_term = term
             # It may be two configurations behind, with majorities that share no member.

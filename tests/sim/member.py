@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rusd.raft.confchange import ConfChange, ConfChangeError
 from rusd.raft.message import (
+    NOBODY,
     Config,
     ConfState,
     Entry,
@@ -49,6 +50,7 @@ class Member:
         self._tick = TICK
         # What the invariants have seen of this incarnation.
         self.seen_term = self.seen_commit = self.led_term = self.stood_term = 0
+        self.seen_leader = NOBODY
         self.seen_conf = ConfState()
         self.handed_hard_state = HardState()
 
@@ -93,6 +95,7 @@ class Member:
         self.raw = RawNode(config, disk.read(draw.random() < 0.5))
         self.applied = disk.state.index
         self.seen_term = self.seen_commit = self.led_term = self.stood_term = 0
+        self.seen_leader = NOBODY
         self.seen_conf = ConfState()
         self.handed_hard_state = disk.hard_state
         self.up = True
@@ -265,7 +268,7 @@ class Member:
         world = self.world
         slowest = world.sync_delay
         if world.is_slow(self):
-            slowest = min(20 * slowest, 10 * TICK)
+            slowest = min(20 * slowest, 30 * TICK)
         world.at(1 + int(world.draw.random() * slowest), self._end_sync, self.incarnation)
 
     def _end_sync(self, incarnation: int) -> None:

@@ -84,7 +84,7 @@ def draw_schedule(draw: Random) -> Schedule:
         ("slow disk", 0.3, 2),
         ("transfer", 0.4, 2),
         ("membership", 0.6, 6),
-        ("campaign", 0.1, 1),
+        ("campaign", 0.2, 2),
     ):
         if draw.random() < chance:
             faults += [kind] * between(1, most)

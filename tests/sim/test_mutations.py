@@ -5,7 +5,7 @@ import pytest
 from tests.sim.cluster import Cluster
 from tests.sim.mutations import MUTATIONS, mutated
 
-_MOST_SEEDS = 600
+_MOST_SEEDS = 3000
 
 
 def _first_failure(mutation: str) -> int | None:
