@@ -304,10 +304,14 @@ def _peers(
             if membership.local_id != member.ID
         }
         peers.update(others, membership.removed)
+        stop_if_removed()
+
+    def stop_if_removed() -> None:
         if membership.is_removed:
             removed()
 
     replica.on_conf_change.append(follow)
+    replica.on_leader_change.append(stop_if_removed)
     follow()
     return peers
 
