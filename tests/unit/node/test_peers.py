@@ -327,6 +327,7 @@ def test_a_stream_ends_when_its_member_leaves_and_streams_are_few() -> None:
                     assert await reader.read() == b""
                     writer.close()
             assert ended == [1, 1, 1]
+            await eventually(lambda: one.peers._acceptor.since(2) is None)
 
     run(scenario())
 
@@ -583,6 +584,12 @@ def test_visitors_are_few_and_forgotten_when_they_leave() -> None:
             await eventually(lambda: one.logged("is not known"))
             await eventually(lambda: sum(one.active(v) for v in visitors) == 2)
             gone = next(v for v in visitors if one.active(v))
+            lane = one.peers._peers[gone.member].bulk
+            assert lane.connection is not None
+            lane.connection.abort("test")
+            await eventually(lambda: lane.connection is None)
+            await eventually(lambda: one.active(gone))
+            assert one.unreachable == []
             await gone.stop()
             visitors.remove(gone)
             await eventually(lambda: gone.member not in one.peers._peers)
