@@ -1,0 +1,114 @@
+"""rusd/node/log_writer.py: one sync for all that waits, and nothing after a failure."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from rusd.node.log_writer import LogWriter
+from rusd.storage.wal import Entry, Wal
+from tests.unit.node.running import SECONDS, until
+
+
+class Log:
+    """A log whose syncs are counted, and wait for the test once its gate is shut."""
+
+    def __init__(self, directory: Path) -> None:
+        self.wal = Wal(directory)
+        self.gate, self.syncs = threading.Event(), 0
+        self.gate.set()
+        self.failure: OSError | None = None
+        self.failures: list[Exception] = []
+        self.done: list[int] = []
+        self.wal._sync = cast(Any, self._sync)
+        self.writer = LogWriter(self.wal, asyncio.get_running_loop(), self.failures.append)
+        self._last = 0
+
+    def _sync(self, _: int) -> None:
+        assert self.gate.wait(SECONDS)
+        if self.failure is not None:
+            raise self.failure
+        self.syncs += 1
+
+    def append(self, count: int = 1) -> None:
+        """Submits appends of one entry each; `done` gets their indexes."""
+        for _ in range(count):
+            self._last += 1
+            self.submit(self._write(self._last), self._last)
+
+    def submit(self, job: Callable[[Wal], None], number: int) -> None:
+        self.writer.submit(job, lambda: self.done.append(number))
+
+    @staticmethod
+    def _write(index: int) -> Callable[[Wal], None]:
+        return lambda wal: wal.write((Entry(1, index, b"data"),))
+
+
+@asynccontextmanager
+async def opened(directory: Path) -> AsyncIterator[Log]:
+    log = Log(directory)
+    log.append()
+    await until(lambda: log.done == [1], "the first entry")
+    yield log
+    log.gate.set()
+    await asyncio.get_running_loop().run_in_executor(None, log.writer.close)
+    log.wal.close()
+
+
+def test_appends_that_wait_share_a_sync_and_are_done_in_order(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with opened(tmp_path) as log:
+            log.gate.clear()
+            log.append(21)
+            await asyncio.sleep(0.05)
+            assert log.done == [1]
+            log.gate.set()
+            await until(lambda: len(log.done) == 22, "all are done")
+            assert log.done == list(range(1, 23))
+            assert log.syncs <= 3
+            assert [entry.index for entry in log.wal.entries(0)] == log.done
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("fails", ["sync", "job"])
+def test_after_a_failure_nothing_runs_and_nothing_is_done(tmp_path: Path, fails: str) -> None:
+    async def test() -> None:
+        async with opened(tmp_path) as log:
+            log.gate.clear()
+            log.append()
+            error = OSError(5, "Input/output error")
+
+            def fail(_: Wal) -> None:
+                raise error
+
+            if fails == "sync":
+                log.failure = error
+            else:
+                log.submit(fail, 100)
+            log.append(3)
+            log.gate.set()
+            await until(lambda: log.failures, "the failure is told")
+            log.failure = None
+            log.append()
+            await asyncio.sleep(0.05)
+            assert log.failures == [error]
+            assert max(log.done) <= 2, "what was submitted after it is not done"
+            assert log.wal.last_index <= 2
+
+    asyncio.run(test())
+
+
+def test_what_was_submitted_is_on_disk_when_it_is_closed(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with opened(tmp_path) as log:
+            log.append(100)
+            log.writer.close()
+            assert log.wal.last_index == 101
+            await until(lambda: len(log.done) == 101, "all are told")
+
+    asyncio.run(test())
