@@ -55,7 +55,7 @@ class Limits(NamedTuple):
 
     rate: int = 1 << 30
     """Bytes a second, of all that are sent together, while the member has little else to do."""
-    busy_rate: int = 32 << 20
+    busy_rate: int = 64 << 20
     """The same while the member serves more requests a second than `busy`."""
     busy: float = 500.0
     sent_at_once: int = 2
