@@ -5,7 +5,7 @@ families flush together, so that after a crash they show one moment.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -116,9 +116,18 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Closes without a flush. Iterators and snapshots must be gone, or files stay open."""
+        """Flushes and closes; where it cannot flush, leaves on disk what the last flush brought
+        there. Iterators and snapshots must be gone, or files stay open.
+        """
+        # `Rdict.close` flushes its family, and only that: so nothing may be left to flush by then,
+        # or families would show different moments after a crash or an error between two of them.
+        try:
+            self.flush()
+        except OSError:
+            self._db.cancel_all_background(wait=True)
         for table in self._all():
-            table.close()
+            with suppress(Exception):  # it is closed even where that flush fails
+                table.close()
 
     def _sum(self, name: str) -> int:
         return sum(table.property_int_value(name) or 0 for table in self._all())

@@ -184,3 +184,36 @@ def test_a_flush_that_fails_is_never_taken_for_one_that_did_not(tmp_path: Path) 
         timeout=60,
     )
     assert done.stdout.count("refused: ") == 2
+
+
+FAILING_CLOSE = """
+import os, resource, sys
+from pathlib import Path
+from rusd.mvcc.tables import new_batch
+from rusd.storage.engine import Engine
+
+def write(number):
+    batch = new_batch()
+    batch.put(b"number", b"%d" % number)
+    batch.put(b"%d" % number, os.urandom(1_000_000), engine.tables.events_family)
+    engine.tables.write(batch)
+
+engine = Engine(Path(sys.argv[1]))
+write(1)
+engine.flush()
+write(2)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+engine.close()
+os._exit(0)
+"""
+
+
+def test_a_close_that_cannot_flush_all_families_flushes_none(tmp_path: Path) -> None:
+    """Else the state table would say that the log was applied further than the other tables know.
+    The state's row would fit on the disk, the event does not.
+    """
+    subprocess.run([sys.executable, "-c", FAILING_CLOSE, str(tmp_path)], check=True, timeout=60)
+    engine = Engine(tmp_path)
+    assert engine.tables.state.get(b"number") == b"1"
+    assert [row for row, _ in rows(engine.tables.events, b"", None)] == [b"1"]
+    engine.close()
