@@ -6,6 +6,7 @@ import grpc
 from google.protobuf.message import Message
 
 from rusd.pb import rpc_pb2 as rpc
+from tests.cluster.load import history
 from tests.members import Cluster, Member, wait_for
 
 SECONDS = 3.0
@@ -120,12 +121,54 @@ def await_agreement(cluster: Cluster) -> tuple[int, int]:
         for member in cluster.members:
             if member.name not in hashes:
                 try:
-                    answer = ask(member, rpc.HashKVRequest(revision=revision), rpc.HashKVResponse)
+                    answer = _hash(member, revision)
                 except grpc.RpcError:  # the member is behind, or has just started
                     return False
                 hashes[member.name] = answer.hash
         return True
 
     wait_for(hashed, AGREE_SECONDS, f"the hashes of all members at {revision}; there are {hashes}")
-    assert len(set(hashes.values())) == 1, f"hashes at revision {revision} differ: {hashes}"
+    assert len(set(hashes.values())) == 1, (
+        f"hashes at revision {revision} differ: {hashes}; {_differences(cluster, revision)}"
+    )
     return revision, hashes.popitem()[1]
+
+
+def _differences(cluster: Cluster, revision: int) -> str:
+    """The keys that members show differently at a revision, for a report."""
+    everything = rpc.RangeRequest(key=b"\0", range_end=b"\0", revision=revision, serializable=True)
+    shown = {
+        member.name: {
+            each.key: (each.create_revision, each.mod_revision, each.version, each.lease)
+            for each in ask(member, everything, rpc.RangeResponse, AGREE_SECONDS).kvs
+        }
+        for member in cluster.members
+    }
+    keys = {key for found in shown.values() for key in found}
+    differing = [
+        {name: (key, found.get(key)) for name, found in shown.items()}
+        for key in sorted(keys)
+        if len({found.get(key) for found in shown.values()}) > 1
+    ]
+    low = max(_hash(member, revision).compact_revision for member in cluster.members)
+    high = revision
+    while low < high:  # the hash at a revision is of all events up to it
+        middle = (low + high) // 2
+        if len({_hash(member, middle).hash for member in cluster.members}) > 1:
+            high = middle
+        else:
+            low = middle + 1
+    events = {
+        member.name: [
+            (key, value and (len(value), value[:20]))
+            for found, changes in history(Connection(member).channel, low, revision)
+            if found == low
+            for key, value in changes
+        ]
+        for member in cluster.members
+    }
+    return f"{len(differing)} of {len(keys)} keys: {differing[:10]}; revision {low}: {events}"
+
+
+def _hash(member: Member, revision: int) -> rpc.HashKVResponse:
+    return ask(member, rpc.HashKVRequest(revision=revision), rpc.HashKVResponse, AGREE_SECONDS)

@@ -76,10 +76,10 @@ class Run:
         self.workload.stop()
         self.workload = None
         newest = self._write_last()
-        await_agreement(self.cluster)
         for log in self._logs.values():
             log.await_revision(newest, CATCH_UP_SECONDS)
         check_logs(list(self._logs.values()), newest)
+        await_agreement(self.cluster)
         check(self.history.record, self._written(newest), 1)
         self.history.check()
 

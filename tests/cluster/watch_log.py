@@ -137,6 +137,19 @@ def check_logs(logs: list[WatchLog], newest: int) -> None:
                 if expected.get(revision) != told.get(revision)
             )
             raise AssertionError(
-                f"watchers on {first.member.name} and {log.member.name} were told different"
-                f" things of revisions {differing[:10]} ({len(differing)} of {len(expected)})"
+                f"watchers on {first.member.name} and {log.member.name} were told different things"
+                f" of {len(differing)} of {len(expected)} revisions, from {differing[0]} to"
+                f" {differing[-1]}: {_shown(expected, differing)}, and {_shown(told, differing)}"
             )
+
+
+def _shown(told: dict[int, frozenset[Change]], revisions: list[int]) -> str:
+    """The first of the revisions as a watcher was told of them; of values the beginning."""
+    return str(
+        [
+            (revision, sorted((key, value and value[:20]) for key, value in told[revision]))
+            if revision in told
+            else (revision, "nothing")
+            for revision in revisions[:4]
+        ]
+    )
