@@ -17,6 +17,7 @@ from rocksdict import Rdict, WriteBatch
 from sortedcontainers import SortedList
 
 from rusd.mvcc.records import (
+    LARGE,
     META,
     META_SIZE,
     NO_REVISION,
@@ -103,6 +104,8 @@ class Keyspace:
         self.tables = tables
         self.leases = leases
         self.index: dict[bytes, bytes] = {}
+        self.has_large = False
+        """Whether there may be rows in the latest table whose item is in the events table."""
         self.keys: SortedList[bytes] = SortedList()
         self.revision = 1
         self.compacted = NEVER_COMPACTED
@@ -140,6 +143,8 @@ class Keyspace:
         index = self.index
         for key, value in rows(self.tables.latest, b"", None):
             index[key] = value[:META_SIZE]
+            if len(value) == META_SIZE:
+                self.has_large = True
         self.keys = SortedList(index)
         for key, meta in index.items():
             if meta[-8:] != b"\0\0\0\0\0\0\0\0":
@@ -185,9 +190,15 @@ class Keyspace:
             row: bytes | None = self.tables.latest.get(key)
             if row is None:
                 raise RuntimeError(f"the index has {key!r} and the latest table has not")
-            item = row[META_SIZE:]
+            item = row[META_SIZE:] or self._large(row[: REVISION.size])
         self._remember(key, item)
         return item
+
+    def _large(self, event: bytes) -> bytes:
+        row: bytes | None = self.tables.events.get(event)
+        if row is None:
+            raise RuntimeError(f"the latest table names event {event.hex()}, which is not there")
+        return row[REVISION.size :]
 
     def live(self, start: bytes, end: bytes | None, reverse: bool = False) -> Iterator[bytes]:
         """The live keys of [start, end) in order; an end of None is past the last key."""
@@ -250,7 +261,11 @@ class Keyspace:
         )
         item = row[META_SIZE:]
         self.index[key] = meta
-        put(key, row, tables.latest_family)
+        if len(item) < LARGE:
+            put(key, row, tables.latest_family)
+        else:
+            put(key, meta, tables.latest_family)
+            self.has_large = True
         put(meta[:12], replaced + item, tables.events_family)
         self._recent[key] = item
         self._recent_bytes += len(item)
@@ -339,6 +354,7 @@ def applied_in(state: Rdict) -> Applied:
 _CONTENT: Final = (
     "tables",
     "index",
+    "has_large",
     "keys",
     "revision",
     "compacted",

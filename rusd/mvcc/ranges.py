@@ -145,8 +145,14 @@ class Present(View):
             assert item is not None
             return iter((item,))
         # The iterator is a view of this moment, whatever is written while it is walked.
-        table = values(self.keyspace.tables.latest, self.start, self.end)
-        return (value[META_SIZE:] for value in table)
+        tables = self.keyspace.tables
+        latest = values(tables.latest, self.start, self.end)
+        if not self.keyspace.has_large:
+            return (value[META_SIZE:] for value in latest)
+        events = tables.events.snapshot()
+        return (
+            value[META_SIZE:] or events[value[: REVISION.size]][REVISION.size :] for value in latest
+        )
 
     def bare_items(self) -> Iterator[bytes]:
         for key, value in rows(self.keyspace.tables.latest, self.start, self.end):

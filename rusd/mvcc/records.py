@@ -9,10 +9,12 @@ Tables (column families; integers are big-endian):
 ======== ============================== ==========================================================
 table    key                            value
 ======== ============================== ==========================================================
-latest   key                            META (36 bytes), item
+latest   key                            META (36 bytes), item unless it is large
 events   main (8), sub (4)              the event that it replaced: main (8), sub (4); event
 history  escaped key, main (8)          main of the revision that replaced it (8), its own sub (4)
 ======== ============================== ==========================================================
+
+A large item is written once, in its event: META says where.
 """
 
 import struct
@@ -23,6 +25,10 @@ META: Final = struct.Struct(">QIQQq")
 the key's newest event in the events table."""
 
 META_SIZE: Final = META.size
+LARGE: Final = 4096
+"""Bytes from which on an item is not in the latest table. Below, one look-up in place of two is
+worth writing it twice; above, to copy it takes as long as to look it up (about 4 us).
+"""
 REVISION: Final = struct.Struct(">QI")
 """Main and sub-revision: a key of the events table."""
 

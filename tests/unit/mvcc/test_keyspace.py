@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 
 from rusd.api.validate import check_txn
 from rusd.mvcc import hashing, ranges
+from rusd.mvcc import keyspace as keyspace_module
 from rusd.mvcc.compaction import sweep
 from rusd.mvcc.errors import KeyspaceError
 from rusd.mvcc.ranges import read_range, run, stream_range
+from rusd.mvcc.records import META_SIZE
+from rusd.mvcc.tables import values
 from rusd.mvcc.txn import Plan
 from rusd.pb.rpc_pb2 import (
     DeleteRangeRequest,
@@ -36,6 +39,7 @@ def small_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "_EVENTS_AT_LEAST", ranges._EVENTS_AT_LEAST)
     monkeypatch.setattr(ranges, "_CHUNK_BYTES", ranges._CHUNK_BYTES)
     monkeypatch.setattr(ranges, "_SLICE", 2)
+    monkeypatch.setattr(keyspace_module, "LARGE", 500)
     monkeypatch.setattr(hashing, "_SLICE", 2)
 
 
@@ -390,3 +394,31 @@ def test_a_database_with_a_key_missing_is_not_answered_from(tmp_path: Path) -> N
     with pytest.raises(RuntimeError, match="the index has b'a'"):
         opened.keyspace.get(b"a")
     opened.close()
+
+
+def test_a_large_item_is_written_once_and_read_as_any_other(tmp_path: Path) -> None:
+    """Also by a read that goes on while the item is replaced, compacted and swept."""
+    small, large = b"s" * 100, b"l" * 1000
+    with closing(Opened(tmp_path)) as opened:
+        for number in range(6):
+            value = large if number % 2 else small
+            opened.ask(PutRequest(key=b"k%d" % number, value=value))
+        opened.keyspace.write()
+        sizes = [len(row) for row in values(opened.keyspace.tables.latest, b"", None)]
+        assert sizes == [sizes[0], META_SIZE] * 3
+        expected = opened.ask(ALL)
+        assert [kv.value for kv in expected.kvs] == [small, large] * 3
+        read = read_range(opened.keyspace, ALL)
+        next(read)
+        for number in range(6):
+            opened.ask(PutRequest(key=b"k%d" % number, value=b"new"))
+        opened.keyspace.write()
+        opened.compact(opened.keyspace.revision)
+        opened.sweep()
+        assert RangeResponse.FromString(finished(read)) == expected
+        opened.ask(PutRequest(key=b"k9", value=large))
+        opened.close()
+        again = Opened(tmp_path)
+        assert [kv.value for kv in again.ask(ALL).kvs] == [*[b"new"] * 6, large]
+        assert again.ask(RangeRequest(key=b"k9")).kvs[0].value == large
+        opened.engine, opened.keyspace = again.engine, again.keyspace
