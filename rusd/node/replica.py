@@ -89,8 +89,11 @@ class Replica:
         self._writer = LogWriter(wal, self.loop, self.fail)
         self._writing = 0
         self._committed: deque[Entry] = deque()
+        self._news: list[Message] = []
+        """To be sent when what is committed is applied: that it is committed."""
         self._staged: Staged | None = None
         self._running = self._applying = self._installing = False
+        self._next_slice_scheduled = False
         self._seen: tuple[int, int, int] = (0, NOBODY, Role.FOLLOWER)
         self._stopped = False
         self._tick_seconds = tick
@@ -240,7 +243,7 @@ class Replica:
         if (raw.term, raw.leader, raw.role) != self._seen:
             self._note_leader()
             self._note_sole()
-        if self._committed:
+        if self._committed and not self._next_slice_scheduled:
             self._apply_committed()
         if self._staged is not None and not (self._installing or raw.holds_snapshot):
             # The core had no use for it.
@@ -248,7 +251,10 @@ class Replica:
             self._staged = None
 
     def _do(self, ready: Ready) -> None:
-        if ready.messages:
+        if ready.committed and all(map(_tells_commit_alone, ready.messages)):
+            # Those who asked are answered first, and what they ask next may take the news along.
+            self._news.extend(ready.messages)
+        elif ready.messages:
             self._send(ready.messages)
         if ready.snapshot is not None:
             self._install(ready)
@@ -284,6 +290,9 @@ class Replica:
             self.send(ready.promises)
 
     def _send(self, messages: Sequence[Message]) -> None:
+        if self._news:
+            told = {message.to for message in messages if message.kind == MessageKind.APPEND}
+            self._news = [message for message in self._news if message.to not in told]
         for message in messages:
             if message.kind == MessageKind.SNAPSHOT:
                 self.send_snapshot(message)
@@ -331,7 +340,8 @@ class Replica:
                 entry = committed.popleft()
                 apply(entry)
                 if committed and self.loop.time() > until:
-                    self.loop.call_soon(self._apply_committed)
+                    self._next_slice_scheduled = True
+                    self.loop.call_soon(self._apply_next_slice)
                     break
             if entry is not None:
                 self.applied = entry.index
@@ -345,7 +355,14 @@ class Replica:
             self.fail(error)
         finally:
             self._applying = False
+        if self._news:
+            news, self._news = self._news, []
+            self.send(news)
         self.run()
+
+    def _apply_next_slice(self) -> None:
+        self._next_slice_scheduled = False
+        self._apply_committed()
 
     def conf_changed(self) -> None:
         """Tells who has to know that the core has another configuration."""
@@ -383,6 +400,10 @@ class Replica:
             )
         for follow_up in self.on_leader_change:
             follow_up()
+
+
+def _tells_commit_alone(message: Message) -> bool:
+    return message.kind == MessageKind.APPEND and not message.entries
 
 
 def _nowhere(_: Sequence[Message]) -> None:
