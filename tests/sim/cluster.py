@@ -383,10 +383,11 @@ class Cluster:
 
     def _disturb(self) -> None:
         """Once all is calm, a leader is succeeded soon, and not deposed by who comes back."""
-        schedule, conf = self.schedule, self.invariants.conf_states[-1]
-        if not schedule.pre_vote or not schedule.check_quorum or len(conf.voters) < 3:
-            return
+        schedule = self.schedule
         self._run(self.now + 2 * schedule.election_ticks * TICK)
+        voters = self.invariants.conf_states[-1].voters
+        if not schedule.pre_vote or not schedule.check_quorum or len(voters) < 3:
+            return
         leader = self._leader()
         if leader is None:
             raise ViolationError(f"no leader in a calm cluster: {self._looks()}")

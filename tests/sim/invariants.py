@@ -151,15 +151,18 @@ class Invariants:
                 durable.get(member.id) == message.to,
                 member, "promised a vote that it may forget:", message,
             )  # fmt: skip
-        elif message.kind == MessageKind.VOTE or (
-            message.kind == MessageKind.APPEND_REPLY and message.index
-        ):
-            # Who asked for votes might ask again in this term after a crash, with less in its log.
-            # In a later term, what it has promised may have been replaced.
+        elif message.kind == MessageKind.VOTE:
+            # Or it might ask again in this term after a crash, with less in its log.
+            require(
+                disk.hard_state.term >= term,
+                member, "asks for votes in a term that it may forget:", message,
+            )  # fmt: skip
+        elif message.kind == MessageKind.APPEND_REPLY and message.index:
+            # In a later term, what it has acknowledged may have been replaced.
             durable_term = disk.hard_state.term
             require(
                 durable_term > term or (durable_term == term and disk.last_index >= message.index),
-                member, "promised what it may forget:", message,
+                member, "acknowledged what it may forget:", message,
             )  # fmt: skip
 
     # Roles, commitment, configurations: after every step.

@@ -7,7 +7,7 @@ same everywhere, which `Invariants` checks, so the cluster keeps the states by i
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rusd.raft.confchange import ConfChange, ConfChangeError
 from rusd.raft.message import (
@@ -24,12 +24,16 @@ from rusd.raft.message import (
 )
 from rusd.raft.raw_node import RawNode
 from tests.sim.disk import Disk
+from tests.sim.invariants import require
 from tests.sim.schedule import TICK
 
 if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
 
-REFUSED = b"refused"
+_MOST_STEPS: Final = 200_000
+"""Of a run; most have some thousand."""
+
+REFUSED: Final = b"refused"
 """The context of a change that the node refuses when it is applied."""
 
 
@@ -214,6 +218,7 @@ class Member:
 
     def _stepped(self) -> None:
         self.world.steps += 1
+        require(self.world.steps < _MOST_STEPS, "the run does not come to an end")
         self.world.invariants.stepped(self)
         delay = self.world.settle_delay
         if not delay:
@@ -231,6 +236,7 @@ class Member:
         raw = self.raw
         while not self._installing and raw.has_ready():
             ready = raw.ready()
+            require(ready.number < _MOST_STEPS, self, "does not come to rest")
             if self.world.tracing:
                 self.world.log("hands out {}", self, ready)
             self.world.invariants.handed_out(self, ready)
