@@ -15,10 +15,17 @@ class LogWriter:
     """Runs jobs on the log, in order, on a thread of its own. Jobs that wait share one sync."""
 
     def __init__(
-        self, wal: Wal, loop: AbstractEventLoop, on_failure: Callable[[Exception], None]
+        self,
+        wal: Wal,
+        loop: AbstractEventLoop,
+        on_failure: Callable[[Exception], None],
+        after: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_failure` is called on the loop, once; no job runs after a failed one."""
+        """`on_failure` is called on the loop, once; no job runs after a failed one. `after` is
+        called after the `done` of all jobs that shared a sync.
+        """
         self._wal, self._loop, self._on_failure = wal, loop, on_failure
+        self._after = after
         self._jobs: SimpleQueue[tuple[Job, Callable[[], None]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
@@ -54,12 +61,12 @@ class LogWriter:
                 self._loop.call_soon_threadsafe(self._on_failure, error)
                 return
             if done:
-                self._loop.call_soon_threadsafe(_call, done)
+                self._loop.call_soon_threadsafe(self._tell, done)
+
+    def _tell(self, done: list[Callable[[], None]]) -> None:
+        for each in done:
+            each()
+        self._after()
 
 
 _MOST_AT_ONCE = 64
-
-
-def _call(done: list[Callable[[], None]]) -> None:
-    for each in done:
-        each()

@@ -86,7 +86,7 @@ class Replica:
         self.applied = raw.applied
         """What the state machine has applied. The core counts a snapshot as applied when it takes
         it; that is in place only once it is installed."""
-        self._writer = LogWriter(wal, self.loop, self.fail)
+        self._writer = LogWriter(wal, self.loop, self.fail, self.run)
         self._writing = 0
         self._committed: deque[Entry] = deque()
         self._news: list[Message] = []
@@ -282,7 +282,6 @@ class Replica:
             self._persisted(ready)
         except Exception as error:
             self.fail(error)
-        self.run()
 
     def _persisted(self, ready: Ready) -> None:
         self.raw.advance(ready)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,35 @@ def test_a_snapshot_without_its_content_changes_nothing(stage: Stage) -> None:
     stage.play(test)
 
 
+def test_a_long_row_of_entries_is_applied_between_other_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "_SLICE", -1.0)
+
+    async def test() -> None:
+        async with three(tmp_path) as trio:
+            caller, loop = Recorder(), asyncio.get_running_loop()
+            trio[2].disk.stop()
+            trio[1].pipeline.limits = trio[1].pipeline.limits._replace(entry_requests=1)
+            for tag in range(200):
+                trio[1].put(caller, tag, b"%d" % tag)
+            await caller.answer(199)
+            follower, applied = trio[2].replica, list[int]()
+            await until(lambda: follower.raw.commit == trio[1].replica.applied, "2 knows of them")
+
+            def watch() -> None:
+                applied.append(follower.applied)
+                if applied[-1] < follower.raw.commit:
+                    loop.call_soon(watch)
+
+            watch()
+            trio[2].disk.go_on()
+            await trio.level()
+            assert max(after - before for before, after in pairwise(applied)) <= 2
+
+    asyncio.run(test())
+
+
 class Content:
     """A snapshot's content, which takes until the test lets it be installed."""
 
@@ -153,11 +183,15 @@ def test_reads_wait_until_a_snapshot_that_covers_them_is_in_place(
         async with three(tmp_path) as trio:
             caller, follower = Recorder(), trio[2].replica
             follower_disk = trio[2].disk
-            follower_disk.stop()
+            trio.lose(MessageKind.APPEND, 2)
             for tag in range(5):
                 trio[1].put(caller, tag, b"before")
                 revision(await caller.answer(tag))
-            await until(lambda: follower.raw.commit == trio[1].replica.applied, "2 knows of them")
+            follower_disk.stop()
+            trio.lose(0)
+            trio[1].replica.unreachable(2)
+            trio[1].tick()
+            await until(lambda: follower.raw.commit == trio[1].replica.applied, "2 has them")
             trio.lose(MessageKind.APPEND, 2)
             trio[1].put(caller, 5, b"covered")
             revision(await caller.answer(5))
@@ -168,18 +202,20 @@ def test_reads_wait_until_a_snapshot_that_covers_them_is_in_place(
             snapshot = Snapshot(raw.commit, raw.term, raw.conf_state)
             content = Content(snapshot)
             arrives = Message(MessageKind.SNAPSHOT, 2, 1, raw.term, snapshot=snapshot)
-            apply = follower.apply
+            apply, loop, held = follower.apply, asyncio.get_running_loop(), list[bool]()
 
             def apply_and_receive(entry: Entry) -> None:
                 follower.apply = apply
                 apply(entry)
-                asyncio.get_running_loop().call_soon(follower.receive_snapshot, arrives, content)
+                loop.call_soon(follower.receive_snapshot, arrives, content)
+                loop.call_soon(lambda: held.append(follower.raw.holds_snapshot))
 
             follower.apply = apply_and_receive
             follower_disk.go_on()
             await until(lambda: follower.raw.applied == snapshot.index, "the core took it")
             await a_moment()
             assert not read.done()
+            assert held == [True]
             content.may_install.set()
             assert await read is None
             assert content.swapped
@@ -195,10 +231,11 @@ def test_a_core_that_fails_stops_the_member(
         async with three(tmp_path) as trio:
             broken, raw = trio[2], trio[2].replica.raw
 
-            def fail(*_: Any) -> None:
+            def fail_once(*_: Any) -> None:
+                monkeypatch.undo()
                 raise AssertionError("a defect")
 
-            monkeypatch.setattr(raw, method, fail)
+            monkeypatch.setattr(raw, method, fail_once)
             if method == "tick":
                 broken.replica._tick_seconds = 0.01
                 broken.replica._tick()
@@ -211,6 +248,5 @@ def test_a_core_that_fails_stops_the_member(
             assert [str(error) for error in broken.failures] == ["a defect"]
             assert raw.term == term
             broken.failures.clear()
-            monkeypatch.undo()
 
     asyncio.run(test())
