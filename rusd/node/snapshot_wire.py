@@ -23,7 +23,8 @@ from rusd.raft.message import Message
 PIECE_BYTES: Final = 1 << 20
 MAX_FILES: Final = 1 << 16
 _MAX_FRAME: Final = 16 << 20
-_HEAD: Final = struct.Struct(">IIB")
+HEAD: Final = struct.Struct(">IIB")
+"""Of a frame: length of the payload, its crc32, kind."""
 _COUNT: Final = struct.Struct(">I")
 _FILE: Final = struct.Struct(">BQ")
 _CHECKED: Final = struct.Struct(">II")
@@ -68,12 +69,20 @@ def is_database_file(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def head(kind: int, *parts: bytes) -> bytes:
+def head(kind: int, *parts: bytes | memoryview) -> bytes:
     """The head of the frame whose payload the parts make up."""
     crc = 0
     for part in parts:
         crc = crc32(part, crc)
-    return _HEAD.pack(sum(map(len, parts)), crc, kind)
+    return HEAD.pack(sum(map(len, parts)), crc, kind)
+
+
+def checked_head(data: bytes | bytearray) -> tuple[int, int, int]:
+    """Length of the payload, its crc32, kind. Raises PeerProtocolError when it is too long."""
+    size, crc, kind = HEAD.unpack_from(data)
+    if size > _MAX_FRAME:
+        raise PeerProtocolError(f"a frame of {size} bytes in a snapshot")
+    return size, crc, kind
 
 
 def frame(kind: int, payload: bytes = b"") -> bytes:
@@ -84,9 +93,7 @@ async def read_frame(reader: asyncio.StreamReader) -> tuple[int, bytes]:
     """Kind and payload of the next frame. Raises PeerProtocolError when it is not whole or right,
     IncompleteReadError when the connection ends.
     """
-    size, crc, kind = _HEAD.unpack(await reader.readexactly(_HEAD.size))
-    if size > _MAX_FRAME:
-        raise PeerProtocolError(f"a frame of {size} bytes in a snapshot")
+    size, crc, kind = checked_head(await reader.readexactly(HEAD.size))
     payload = await reader.readexactly(size)
     if crc32(payload) != crc:
         raise PeerProtocolError("a frame of a snapshot fails its checksum")
@@ -130,7 +137,7 @@ def encode_checksums(checksums: Sequence[tuple[int, int]]) -> bytes:
     return b"".join(_CHECKED.pack(*checked) for checked in checksums)
 
 
-def decode_checksums(payload: bytes) -> dict[int, int]:
+def decode_checksums(payload: bytes | memoryview) -> dict[int, int]:
     """Raises PeerProtocolError."""
     if len(payload) % _CHECKED.size:
         raise PeerProtocolError("checksums of a snapshot that are not whole")
@@ -142,7 +149,7 @@ def piece_head(file: int, offset: int) -> bytes:
     return _PIECE.pack(file, offset)
 
 
-def decode_piece(payload: bytes) -> tuple[int, int, memoryview]:
+def decode_piece(payload: bytes | memoryview) -> tuple[int, int, memoryview]:
     """File, offset and bytes. Raises PeerProtocolError."""
     if len(payload) < _PIECE.size:
         raise PeerProtocolError("a piece of a snapshot that is not whole")

@@ -6,14 +6,15 @@ speed. The Raft message arrives with the content, and says what the content real
 """
 
 import asyncio
-import os
 import secrets
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final, NamedTuple, TypeVar
 from zlib import crc32
 
@@ -23,6 +24,7 @@ from rusd.node.apply import Applier
 from rusd.node.membership import Membership
 from rusd.node.peer_outbound import PeerUnreachableError
 from rusd.node.peer_wire import PeerProtocolError
+from rusd.node.snapshot_channel import Channel
 from rusd.node.snapshot_wire import (
     PIECE_BYTES,
     FileInfo,
@@ -34,7 +36,6 @@ from rusd.node.snapshot_wire import (
     encode_checksums,
     encode_offer,
     frame,
-    head,
     is_database_file,
     piece_head,
     read_frame,
@@ -112,7 +113,7 @@ class Snapshots:
         self._member = engine.path.parent
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(
-            self.limits.sent_at_once + 1, thread_name_prefix="snapshots"
+            self.limits.sent_at_once + 2, thread_name_prefix="snapshots"
         )
         self._slots = asyncio.Semaphore(self.limits.sent_at_once)
         self._pace = Pace(self.limits, self._served)
@@ -193,7 +194,12 @@ class Snapshots:
         if not self.wanted(message):
             return False
         began = self._loop.time()
-        content = await self._run(self._checkpoint)
+        made = self._run(self._checkpoint)
+        try:
+            content = await asyncio.shield(made)
+        except asyncio.CancelledError:
+            made.add_done_callback(self._remove_made)
+            raise
         index = content.snapshot.index
         self._needed.append(index)
         offer = Offer(replace(message, snapshot=content.snapshot), content.files)
@@ -211,6 +217,10 @@ class Snapshots:
         if done:
             self._log.info("sent a snapshot", **fields, took=self._loop.time() - began)
         return done
+
+    def _remove_made(self, made: "asyncio.Future[_Content]") -> None:
+        if made.exception() is None:
+            shutil.rmtree(made.result().path, ignore_errors=True)
 
     def _checkpoint(self) -> _Content:
         """Makes a checkpoint. For a worker thread; raises SnapshotError, OSError."""
@@ -245,10 +255,13 @@ class Snapshots:
             if not self.wanted(offer.message):
                 return False
             try:
-                reader, writer = await self._open_stream(offer.message.to)
+                _, writer = await self._open_stream(offer.message.to)
+                channel = Channel.of(writer, self.limits.stall)
                 try:
-                    return await self._offer(offer, content, reader, writer)
+                    transfer = partial(self._transfer, channel, offer, content)
+                    return await _finished(self._run(transfer), channel)
                 finally:
+                    channel.close()
                     writer.close()
             except _CUT_OFF as error:
                 failure: Exception = error
@@ -258,64 +271,43 @@ class Snapshots:
                 )
         raise failure
 
-    async def _offer(
-        self,
-        offer: Offer,
-        content: _Content,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> bool:
-        """Sends on a connection. Raises SnapshotError when the receiver refuses."""
-        writer.write(frame(SnapshotFrame.OFFER, encode_offer(offer)))
-        has = decode_checksums(await self._answer(reader, SnapshotFrame.HAVE))
+    # On a worker thread:
+
+    def _transfer(self, channel: Channel, offer: Offer, content: _Content) -> bool:
+        """Sends on a connection; returns False when the snapshot is no longer wanted.
+
+        Raises SnapshotError when the receiver refuses, and what a Channel raises.
+        """
+        channel.send(SnapshotFrame.OFFER, encode_offer(offer))
+        has = decode_checksums(_answer(channel, SnapshotFrame.HAVE))
         checksums: list[tuple[int, int]] = []
         for number, file in enumerate(offer.files):
             path = content.path / file.name
             crc = has.get(number)
-            if crc is None or await self._run(partial(_checksum, path)) != crc:
-                crc = await self._send_file(offer, number, path, writer)
+            if crc is None or _checksum(path) != crc:
+                crc = self._send_file(channel, offer, number, path)
                 if crc is None:
                     return False
             checksums.append((number, crc))
-        writer.write(frame(SnapshotFrame.CHECKSUMS, encode_checksums(checksums)))
-        await self._answer(reader, SnapshotFrame.DONE)
+        channel.send(SnapshotFrame.CHECKSUMS, encode_checksums(checksums))
+        _answer(channel, SnapshotFrame.DONE)
         return True
 
-    async def _answer(self, reader: asyncio.StreamReader, wanted: int) -> bytes:
-        while True:
-            async with asyncio.timeout(self.limits.stall):
-                kind, payload = await read_frame(reader)
-            if kind == wanted:
-                return payload
-            if kind == SnapshotFrame.REFUSED:
-                raise SnapshotError(f"refused: {payload.decode(errors='replace')}")
-            if kind != SnapshotFrame.WORKING:
-                raise PeerProtocolError(f"a frame of kind {kind} in a snapshot")
-
-    async def _send_file(
-        self, offer: Offer, number: int, path: Path, writer: asyncio.StreamWriter
-    ) -> int | None:
-        """Sends a file; returns its crc32, None when the snapshot is no longer wanted."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            size, offset = offer.files[number].size, 0
-            ahead = self._run(partial(_read, descriptor, number, 0, 0))
+    def _send_file(self, channel: Channel, offer: Offer, number: int, path: Path) -> int | None:
+        """Returns the file's crc32, None when the snapshot is no longer wanted."""
+        size, offset, crc = offer.files[number].size, 0, 0
+        buffer = memoryview(bytearray(PIECE_BYTES))
+        with path.open("rb", buffering=0) as file:
             while True:
-                start, payload_head, data, crc = await ahead
+                data = buffer[: file.readinto(buffer)]
+                crc = crc32(data, crc)
+                channel.send(SnapshotFrame.PIECE, piece_head(number, offset), data)
                 offset += len(data)
-                if offset < size:
-                    ahead = self._run(partial(_read, descriptor, number, offset, crc))
-                writer.writelines((start, payload_head, data))
-                async with asyncio.timeout(self.limits.stall):
-                    await writer.drain()
                 if offset >= size:
                     return crc
-                await self._pace.sent(len(data))
                 if not data or not self.wanted(offer.message):
-                    await ahead
                     return None
-        finally:
-            os.close(descriptor)
+                time.sleep(self._pace.sent(len(data)))
 
     # Receiving.
 
@@ -352,14 +344,19 @@ class Snapshots:
                 staging = self._staging = Staging(self._member, snapshot.index)
             run = partial(self._loop.run_in_executor, staging.thread)
             have = await run(staging.begin, offer.files)
-            writer.write(frame(SnapshotFrame.HAVE, encode_checksums(have)))
-            checksums = await self._take_pieces(staging, reader)
-            working = self._start(_say_working(writer, self.limits.stall / 4))
+            # From here on the sender says nothing until it is answered.
+            channel = Channel.of(writer, self.limits.stall)
             try:
-                await run(staging.finish, checksums)
-                prepared = await self._prepare(staging, snapshot)
+                writer.write(frame(SnapshotFrame.HAVE, encode_checksums(have)))
+                checksums = await _finished(run(_take_pieces, staging, channel), channel)
+                working = self._start(_say_working(writer, self.limits.stall / 4))
+                try:
+                    await run(staging.finish, checksums)
+                    prepared = await self._prepare(staging, snapshot)
+                finally:
+                    working.cancel()
             finally:
-                working.cancel()
+                channel.close()
         finally:
             self._receiving = None
         self._log.info(
@@ -417,30 +414,6 @@ class Snapshots:
             task.cancel()
             await asyncio.wait((task,))
 
-    async def _take_pieces(self, staging: Staging, reader: asyncio.StreamReader) -> dict[int, int]:
-        """Writes pieces to disk while the next ones come. Returns the files' checksums."""
-        writing: list[asyncio.Future[None]] = []
-        try:
-            while True:
-                async with asyncio.timeout(self.limits.stall):
-                    kind, payload = await read_frame(reader)
-                if kind == SnapshotFrame.CHECKSUMS:
-                    return decode_checksums(payload)
-                if kind != SnapshotFrame.PIECE:
-                    raise PeerProtocolError(f"a frame of kind {kind} in a snapshot")
-                if len(writing) >= _WRITES_AHEAD:
-                    await writing.pop(0)
-                writing.append(
-                    self._loop.run_in_executor(
-                        staging.thread, staging.write, *decode_piece(payload)
-                    )
-                )
-        finally:
-            if writing:
-                await asyncio.wait(writing)
-                for written in writing:
-                    written.result()
-
     def _swap(self, prepared: Prepared) -> None:
         """Exchanges what this member works on with what was prepared."""
         before = self._applier.keyspace.revision
@@ -480,24 +453,25 @@ class Pace:
     def __init__(self, limits: Limits, served: Callable[[], int]) -> None:
         """`served` counts the requests that were served so far."""
         self._limits, self._served = limits, served
-        self._loop = asyncio.get_running_loop()
+        self._lock = Lock()
         self._free_at = 0.0
         self._looked, self._count = -float("inf"), 0
         self._is_busy = False
 
-    async def sent(self, size: int) -> None:
-        """Waits as long as sending so many bytes may take."""
-        now = self._loop.time()
-        passed = now - self._looked
-        if passed >= _LOOK:
-            count = self._served()
-            # After a pause it is not known what goes on now.
-            self._is_busy = passed > 2 * _LOOK or (count - self._count) / passed > self._limits.busy
-            self._looked, self._count = now, count
-        rate = self._limits.busy_rate if self._is_busy else self._limits.rate
-        self._free_at = max(self._free_at, now - _BURST) + size / rate
-        if self._free_at > now:
-            await asyncio.sleep(self._free_at - now)
+    def sent(self, size: int) -> float:
+        """How many seconds to wait after so many bytes. For any thread."""
+        with self._lock:
+            now = time.monotonic()
+            passed = now - self._looked
+            if passed >= _LOOK:
+                count = self._served()
+                served = (count - self._count) / passed
+                # After a pause it is not known what goes on now.
+                self._is_busy = passed > 2 * _LOOK or served > self._limits.busy
+                self._looked, self._count = now, count
+            rate = self._limits.busy_rate if self._is_busy else self._limits.rate
+            self._free_at = max(self._free_at, now - _BURST) + size / rate
+            return max(0.0, self._free_at - now)
 
 
 _CUT_OFF: Final = (OSError, EOFError, TimeoutError, PeerProtocolError, PeerUnreachableError)
@@ -505,20 +479,44 @@ _CUT_OFF: Final = (OSError, EOFError, TimeoutError, PeerProtocolError, PeerUnrea
 _CHECKPOINTS: Final = 20
 _ASKS_WITHIN: Final = 15.0
 """Seconds after which who got a snapshot has asked for what follows it."""
-_WRITES_AHEAD: Final = 4
 _LOOK: Final = 0.25
 """Seconds between two looks at how busy the member is, or at whether a database is closed."""
 _BURST: Final = 0.01
 """Seconds of sending that may be made up for."""
 
 
-def _read(descriptor: int, number: int, offset: int, crc: int) -> tuple[bytes, bytes, bytes, int]:
-    """A piece: head of the frame, head of the payload, bytes of the file; and the crc32 of the file
-    so far.
-    """
-    data = os.pread(descriptor, PIECE_BYTES, offset)
-    payload_head = piece_head(number, offset)
-    return head(SnapshotFrame.PIECE, payload_head, data), payload_head, data, crc32(data, crc)
+def _answer(channel: Channel, wanted: int) -> memoryview:
+    """Waits for a frame of the receiver. Raises SnapshotError when it refuses."""
+    while True:
+        kind, payload = channel.receive()
+        if kind == wanted:
+            return payload
+        if kind == SnapshotFrame.REFUSED:
+            raise SnapshotError(f"refused: {bytes(payload).decode(errors='replace')}")
+        if kind != SnapshotFrame.WORKING:
+            raise PeerProtocolError(f"a frame of kind {kind} in a snapshot")
+
+
+def _take_pieces(staging: Staging, channel: Channel) -> dict[int, int]:
+    """Takes what is sent, and returns the files' checksums. Blocks."""
+    while True:
+        kind, payload = channel.receive()
+        if kind == SnapshotFrame.CHECKSUMS:
+            return decode_checksums(payload)
+        if kind != SnapshotFrame.PIECE:
+            raise PeerProtocolError(f"a frame of kind {kind} in a snapshot")
+        staging.write(*decode_piece(payload))
+
+
+async def _finished(work: "asyncio.Future[T]", channel: Channel) -> T:
+    """Waits for work of a thread on a channel; whoever cancels it ends it."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        channel.abort()
+        await asyncio.wait((work,))
+        work.exception()
+        raise
 
 
 def _checksum(path: Path) -> int:

@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,8 @@ from rusd.storage.engine import Engine, destroy
 from rusd.storage.folders import KEYSPACE, make_current, sync_directory
 from rusd.storage.wal import Wal
 
+_SYNCS_AHEAD: Final = 2
+"""Files that wait to be synced while the next one is written."""
 _SPARE_BYTES: Final = 64 << 20
 """Free space that a snapshot must leave."""
 
@@ -45,6 +47,8 @@ class Staging:
         self._files: list[FileInfo] = []
         self._complete: dict[FileInfo, int] = {}
         """Files that are on disk, with their crc32."""
+        self._syncing = ThreadPoolExecutor(1, thread_name_prefix="snapshot-sync")
+        self._synced: list[Future[None]] = []
         self._open: tuple[int, int, int, int] | None = None
         """The file that is being received: its number, descriptor, size so far, crc32 so far."""
 
@@ -96,13 +100,19 @@ class Staging:
         size, crc = size + len(data), crc32(data, crc)
         self._open = number, descriptor, size, crc
         if size == file.size:
-            os.fsync(descriptor)
-            self._close()
+            self._open = None
             self._complete[file] = crc
+            self._synced.append(self._syncing.submit(_sync_and_close, descriptor))
+            if len(self._synced) > _SYNCS_AHEAD:
+                self._synced.pop(0).result()
 
     def finish(self, checksums: dict[int, int]) -> None:
-        """Makes sure that all files are there, right, and on disk. Raises SnapshotError."""
+        """Makes sure that all files are there, right, and on disk. Raises SnapshotError and
+        OSError.
+        """
         self._close()
+        while self._synced:
+            self._synced.pop(0).result()
         for number, file in enumerate(self._files):
             if self._complete.get(file) != checksums.get(number, -1):
                 self._complete.pop(file, None)
@@ -190,6 +200,13 @@ class Staged:
         wal.note_snapshot(index, term)
         make_current(self._folder)
         wal.reset(index, term)
+
+
+def _sync_and_close(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def destroyed(folder: Path) -> bool:

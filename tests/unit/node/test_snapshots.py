@@ -3,6 +3,8 @@
 import asyncio
 import os
 import shutil
+import socket
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ from rusd.log import Logger
 from rusd.mvcc.hashing import hash_history
 from rusd.mvcc.keyspace import Keyspace
 from rusd.mvcc.ranges import read_range
+from rusd.node import snapshot_channel
 from rusd.node import snapshots as snapshots_module
 from rusd.node.apply import Applier
 from rusd.node.bootstrap import recover
 from rusd.node.entry import Kind
-from rusd.node.snapshot_wire import SnapshotFrame
+from rusd.node.snapshot_channel import Channel
+from rusd.node.snapshot_wire import SnapshotFrame, head
 from rusd.node.snapshots import Limits, Pace
 from rusd.node.staging import Staged, Staging
 from rusd.pb.rpc_pb2 import NOSPACE, AlarmRequest, CompactionRequest, RangeRequest
@@ -178,7 +182,6 @@ def test_what_arrived_whole_is_not_sent_again(
 ) -> None:
     monkeypatch.setattr(snapshots_module, "PIECE_BYTES", 1 << 14)
     receivers: list[Site] = []
-    loops: list[asyncio.AbstractEventLoop] = []
     written: list[tuple[int, int]] = []
     write = Staging.write
     cut = False
@@ -187,14 +190,13 @@ def test_what_arrived_whole_is_not_sent_again(
         nonlocal cut
         if len(written) == 12 and not cut:
             cut = True
-            loops[0].call_soon_threadsafe(receivers[0].connections[-1].transport.abort)
+            receivers[0].connections[-1].get_extra_info("socket").shutdown(socket.SHUT_RDWR)
         written.append((number, offset))
         write(staging, number, offset, data)
 
     async def test() -> None:
         async with pair(tmp_path) as (sender, receiver):
             receivers.append(receiver)
-            loops.append(asyncio.get_running_loop())
             for part in range(6):
                 sender.fill(30, first=30 * part)
                 sender.engine.flush()
@@ -232,45 +234,30 @@ def test_what_was_kept_is_checked_against_the_sender(tmp_path: Path) -> None:
     run(test())
 
 
-@pytest.mark.parametrize("frame", [SnapshotFrame.OFFER, SnapshotFrame.PIECE, "sums"])
+@pytest.mark.parametrize(
+    "kind", [SnapshotFrame.OFFER, SnapshotFrame.PIECE, SnapshotFrame.CHECKSUMS]
+)
 def test_a_flipped_bit_on_the_way_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frame: Any
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: SnapshotFrame
 ) -> None:
+    flips = 0
+
+    def flipping(given: int, *parts: bytes | memoryview) -> bytes:
+        nonlocal flips
+        checked = head(given, *parts)
+        if given == kind and not flips:
+            flips += 1
+            checked = checked[:4] + bytes((checked[4] ^ 1,)) + checked[5:]
+        return checked
+
     async def test() -> None:
         async with pair(tmp_path) as (sender, receiver):
             sender.fill(50)
-            flips = 0
             sender.snapshots.limits = sender.snapshots.limits._replace(attempts=1)
-            connect = sender.snapshots._open_stream
-
-            async def flipping(member: int) -> Any:
-                reader, writer = await connect(member)
-                write, writelines = writer.write, writer.writelines
-
-                def flip(data: bytes) -> bytes:
-                    nonlocal flips
-                    flips += 1
-                    return data[:-1] + bytes((data[-1] ^ 1,))
-
-                def one(data: bytes) -> None:
-                    kind = SnapshotFrame.CHECKSUMS if frame == "sums" else frame
-                    write(flip(data) if not flips and data[8] == kind else data)
-
-                def many(parts: Any) -> None:
-                    head, start, data = parts
-                    if frame == SnapshotFrame.PIECE and not flips and data:
-                        data = flip(data)
-                    writelines((head, start, data))
-
-                monkeypatch.setattr(writer, "write", one)
-                monkeypatch.setattr(writer, "writelines", many)
-                return reader, writer
-
-            sender.snapshots._open_stream = flipping
+            monkeypatch.setattr(snapshot_channel, "head", flipping)
             sender.snapshots.send(sender.message())
-            refused = not await sender.reported()
+            assert not await sender.reported()
             assert flips == 1
-            assert refused
             assert not receiver.arrived
             await installed(sender, receiver)
             assert receiver.content() == sender.content()
@@ -369,22 +356,17 @@ def test_a_later_connection_takes_the_place_of_an_earlier_one(
     async def test() -> None:
         async with pair(tmp_path) as (sender, receiver):
             sender.fill(50)
-            connect = sender.snapshots._open_stream
-            hanging = asyncio.Event()
+            send, hanging, over = Channel.send, threading.Event(), threading.Event()
 
-            async def hang(member: int) -> Any:
-                reader, writer = await connect(member)
-                monkeypatch.setattr(writer, "writelines", lambda _: hanging.set())
-                offer = writer.write
-                monkeypatch.setattr(
-                    writer, "write", lambda data: None if hanging.is_set() else offer(data)
-                )
-                return reader, writer
+            def hang(channel: Channel, kind: int, *parts: bytes | memoryview) -> None:
+                if kind == SnapshotFrame.PIECE and not hanging.is_set():
+                    hanging.set()
+                    over.wait(SECONDS)
+                send(channel, kind, *parts)
 
-            sender.snapshots._open_stream = hang
+            monkeypatch.setattr(Channel, "send", hang)
             sender.snapshots.send(sender.message(term=3))
-            await hanging.wait()
-            sender.snapshots._open_stream = connect
+            await until(hanging.is_set, "the connection")
             async with site(tmp_path / "other", SENDER, receiver) as other:
                 other.fill(20)
                 other.snapshots.send(other.message(term=2))
@@ -393,6 +375,9 @@ def test_a_later_connection_takes_the_place_of_an_earlier_one(
                 assert await other.reported()
                 assert len(receiver.arrived) == 1
                 receiver.arrived.pop()[1].discard()
+            receiver.snapshots.wanted = lambda _: False  # the other one tries again
+            over.set()
+            assert not await sender.reported()
 
     run(test())
 
@@ -446,7 +431,8 @@ def test_a_busy_member_sends_slowly() -> None:
         async def took(size: int) -> float:
             start = loop.time()
             for _ in range(size // 8000):
-                await pace.sent(8000)
+                if (wait := pace.sent(8000)) > 0:
+                    await asyncio.sleep(wait)
             return loop.time() - start
 
         assert await took(160_000) > 0.2, "until more is known"
