@@ -61,6 +61,7 @@ from rusd.node.truncation import Truncation
 from rusd.raft.message import Config as RaftConfig
 from rusd.raft.raw_node import RawNode
 from rusd.storage.engine import Engine
+from rusd.storage.folders import make_directory
 from rusd.storage.wal import DamagedLogError, Wal
 from rusd.wire.limits import Limits
 from rusd.wire.server import Server
@@ -359,7 +360,7 @@ def _log_start(config: Config, log: Logger) -> None:
 
 def _lock(data: Path) -> int:
     """Makes sure that the data directory has one user. The lock ends with the process."""
-    data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_directory(data, 0o700)
     lock = os.open(data / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

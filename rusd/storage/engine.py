@@ -22,7 +22,7 @@ from rocksdict import (
 )
 
 from rusd.mvcc.tables import EVENTS, HISTORY, LATEST, Tables
-from rusd.storage.folders import current
+from rusd.storage.folders import current, make_directory
 
 _MIB: Final = 1 << 20
 _BLOCK_CACHE: Final = 32 * _MIB
@@ -41,7 +41,8 @@ class Engine:
     def __init__(self, directory: Path, folder: Path | None = None) -> None:
         """Opens the keyspace in a member's directory, or the one in `folder`."""
         self.path = current(directory) if folder is None else folder
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
+        make_directory(self.path)
         cache = Cache(_BLOCK_CACHE)
         options = _options(cache)
         options.create_if_missing(True)

@@ -6,6 +6,7 @@ in place of it by replacing that file, so that a crash leaves either the one or 
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -57,6 +58,18 @@ def remove_leftovers(member: Path) -> list[Path]:
     for path in leftovers:
         shutil.rmtree(path)
     return leftovers
+
+
+def make_directory(path: Path, mode: int = 0o777) -> None:
+    """Makes a folder, unless it is there, and those above it that are missing; returns when its
+    name is on disk, for what is synced in a folder that has no name there is lost with it.
+    """
+    if not path.parent.exists():
+        make_directory(path.parent, mode)
+    path.mkdir(mode, exist_ok=True)
+    # Whose parent may not be read did not make it: then it is as durable as it will be.
+    with suppress(PermissionError):
+        sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from rusd.storage.folders import sync_directory
+from rusd.storage.folders import make_directory, sync_directory
 
 SEGMENT_BYTES: Final = 64 << 20
 _MAGIC: Final = b"RWL1"
@@ -123,7 +123,7 @@ class Wal:
         """`sync=False` (--unsafe-no-fsync) leaves it to the kernel when writes reach the disk."""
         self.directory = directory
         self._sync = os.fdatasync if sync else _no_sync
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
         self.torn: TornTail | None = None
         self.hard_state = HardState()
         self.first_index = 0
