@@ -11,6 +11,7 @@ from rusd.api.kv import KV
 from rusd.api.slow import SlowReads
 from rusd.mvcc import ranges
 from rusd.node.compactor import Compactor
+from rusd.node.entry import Kind
 from rusd.pb.rpc_pb2 import (
     CompactionRequest,
     CompactionResponse,
@@ -26,9 +27,13 @@ from rusd.pb.rpc_pb2 import (
     TxnRequest,
     TxnResponse,
 )
+from rusd.raft.message import MessageKind
 from rusd.wire.grpc import Code, Status
 from tests.unit.api.fakes import RecordedStream, call
-from tests.unit.node.running import CLUSTER_ID, MEMBER_ID, SECONDS, Recorder, Running, running
+from tests.unit.node.running import CLUSTER_ID, SECONDS, Recorder, Running, running, until
+from tests.unit.node.trio import Member, Stage, Trio, revision, stage
+
+__all__ = ["stage"]
 
 MAX_REQUEST, MAX_OPERATIONS = 2000, 4
 RESPONSE: dict[str, Any] = {
@@ -70,7 +75,7 @@ class Scene:
                 continue
             response: Any = RESPONSE[method].FromString(answer)
             ids = (response.header.cluster_id, response.header.member_id)
-            assert ids == (CLUSTER_ID, MEMBER_ID)
+            assert ids == (CLUSTER_ID, self.member.pipeline.replica.id)
             assert response.header.raft_term == self.member.pipeline.term
             found.append(response)
         return found
@@ -313,3 +318,107 @@ def test_range_streams_that_cannot_be_get_errors(tmp_path: Path) -> None:
                 assert client.sent == []
 
     run(test)
+
+
+async def lagging(trio: Trio, value: bytes) -> Member:
+    """A follower that has not applied a put which was acknowledged."""
+    await trio[2].propose(Kind.PUT, PutRequest(key=b"lags", value=b"old"))
+    trio[2].disk.stop()
+    caller = Recorder()
+    trio[1].put(caller, 1, b"lags", value)
+    revision(await caller.answer(1))
+    trio[2].headers.set_term(trio[2].pipeline.term)
+    return trio[2]
+
+
+SERIALIZABLE = RangeRequest(key=b"lags", serializable=True)
+LINEARIZABLE = RangeRequest(key=b"lags"), RangeRequest(key=b"lags", keys_only=False, limit=1)
+
+
+def reads(*ranges: RangeRequest) -> TxnRequest:
+    """A transaction of ranges alone."""
+    return TxnRequest(success=[RequestOp(request_range=each) for each in ranges])
+
+
+def test_a_range_waits_for_what_was_acknowledged_and_a_serializable_one_does_not(
+    stage: Stage,
+) -> None:
+    async def test(trio: Trio) -> None:
+        scene = Scene(await lagging(trio, b"new"))
+        began = asyncio.get_running_loop().time()
+        waiting = asyncio.ensure_future(scene.ask("range", *LINEARIZABLE, SERIALIZABLE))
+        (at_once,) = await scene.ask("range", SERIALIZABLE)
+        (wrong,) = await scene.ask("range", RangeRequest(range_end=b"x"))
+        assert at_once.kvs[0].value == b"old"
+        assert wrong == errors.EMPTY_KEY
+        await until(lambda: trio[2].reads._unapplied, "the round is over")
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        trio[2].disk.go_on()
+        *linearizable, serializable = await waiting
+        assert [answer.kvs[0].value for answer in linearizable] == [b"new", b"new"]
+        assert serializable.kvs[0].value == b"old"
+        assert asyncio.get_running_loop().time() - began < SECONDS
+
+    stage.play(test)
+
+
+def test_a_transaction_of_ranges_waits_unless_all_are_serializable(stage: Stage) -> None:
+    async def test(trio: Trio) -> None:
+        scene = Scene(await lagging(trio, b"newer"))
+        mixed = reads(SERIALIZABLE, LINEARIZABLE[0])
+        compares = TxnRequest(compare=[Compare(key=b"lags", target=Compare.VALUE, value=b"newer")])
+        waiting = [asyncio.ensure_future(scene.ask("txn", each)) for each in (mixed, compares)]
+        (at_once,) = await scene.ask("txn", reads(SERIALIZABLE, SERIALIZABLE))
+        assert at_once.responses[1].response_range.kvs[0].value == b"old"
+        await asyncio.sleep(0.05)
+        assert not any(each.done() for each in waiting)
+        trio[2].disk.go_on()
+        ((both,), (compared,)) = [await each for each in waiting]
+        assert [op.response_range.kvs[0].value for op in both.responses] == [b"newer"] * 2
+        assert compared.succeeded
+
+    stage.play(test)
+
+
+def test_a_range_stream_waits_for_what_was_acknowledged(stage: Stage) -> None:
+    async def test(trio: Trio) -> None:
+        scene = Scene(await lagging(trio, b"newest"))
+        at_once, _ = scene.open_stream(SERIALIZABLE)
+        waiting, _ = scene.open_stream(LINEARIZABLE[0])
+        closed, handler = scene.open_stream(LINEARIZABLE[0])
+        handler.closed()
+        await until(lambda: at_once.ended, "the serializable one")
+        await asyncio.sleep(0.05)
+        assert (waiting.sent, waiting.ended) == ([], [])
+        trio[2].disk.go_on()
+        await until(lambda: waiting.ended, "the linearizable one")
+        values = [
+            kv.value
+            for client in (at_once, waiting)
+            for part in client.sent
+            for kv in RangeStreamResponse.FromString(part).range_response.kvs
+        ]
+        assert values == [b"old", b"newest"]
+        assert closed.sent == []
+
+    stage.play(test)
+
+
+def test_reads_whose_leader_is_gone_get_etcds_error(stage: Stage) -> None:
+    async def test(trio: Trio) -> None:
+        scene = Scene(trio[2])
+        trio[2].headers.set_term(trio[2].pipeline.term)
+        trio.lose(MessageKind.READ_INDEX, 1)
+        waiting = [
+            asyncio.ensure_future(scene.ask("range", *LINEARIZABLE)),
+            asyncio.ensure_future(scene.ask("txn", reads(LINEARIZABLE[0]))),
+        ]
+        client, _ = scene.open_stream(LINEARIZABLE[0])
+        await until(lambda: trio[2].reads._round, "a round is under way")
+        await trio.elect(3)
+        assert await waiting[0] == [errors.LEADER_CHANGED] * 2
+        assert await waiting[1] == [errors.LEADER_CHANGED]
+        assert client.ended == [errors.LEADER_CHANGED]
+
+    stage.play(test)

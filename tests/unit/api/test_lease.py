@@ -13,6 +13,7 @@ from rusd.api.lease import KeepAlive, LeaseService
 from rusd.lease.lessor import MAX_TTL
 from rusd.node.entry import Kind
 from rusd.node.leases import Leases
+from rusd.node.pipeline import Limits
 from rusd.node.renewals import Renewals
 from rusd.pb.rpc_pb2 import (
     LeaseGrantRequest,
@@ -29,7 +30,10 @@ from rusd.pb.rpc_pb2 import (
 )
 from rusd.wire.grpc import Status
 from tests.unit.api.fakes import RecordedStream, call
-from tests.unit.node.running import CLUSTER_ID, MEMBER_ID, Recorder, Running, running
+from tests.unit.node.running import CLUSTER_ID, MEMBER_ID, Recorder, Running, running, until
+from tests.unit.node.trio import Stage, Trio, stage, three
+
+__all__ = ["stage"]
 
 MIN_TTL = 2
 
@@ -322,3 +326,80 @@ def test_what_does_not_parse_fails_alone(tmp_path: Path) -> None:
         assert stream.ended == [errors.MALFORMED]
 
     run(tmp_path, check)
+
+
+def parsed(message: bytes) -> tuple[int, int]:
+    response = LeaseKeepAliveResponse.FromString(message)
+    return response.ID, response.TTL
+
+
+def test_a_stream_to_a_follower_renews_with_the_leader(stage: Stage) -> None:
+    async def test(trio: Trio) -> None:
+        await trio[2].grant(1, 100)
+        await trio.level()
+        stream, keep_alive = Service(trio[2]).keep_alive()
+        trio[1].clock.now += 60
+        for lease in (1, 999, 1):
+            keep_alive.message(ask(lease))
+        keep_alive.half_closed()
+        assert stream.ended == [], "answers are owed"
+        assert sorted(map(parsed, await stream.messages(3))) == [(1, 100), (1, 100), (999, 0)]
+        assert stream.ended == [None]
+        assert trio[1].lessor.left(trio[1].lessor.get(1)) == 100
+
+    stage.play(test)
+
+
+def test_a_list_of_leases_has_all_that_were_acknowledged(stage: Stage) -> None:
+    async def test(trio: Trio) -> None:
+        await trio.level()
+        trio[2].disk.stop()
+        await trio[1].grant(2, 100)
+        listed = asyncio.ensure_future(Service(trio[2]).listed())
+        await asyncio.sleep(0.05)
+        assert not listed.done()
+        trio[2].disk.go_on()
+        assert 2 in await listed
+
+    stage.play(test)
+
+
+def test_a_follower_shows_what_the_leader_knows_of_a_lease(stage: Stage) -> None:
+    async def test(trio: Trio) -> None:
+        await trio[1].grant(3, 100)
+        await trio[1].propose(Kind.PUT, PutRequest(key=b"key", lease=3))
+        trio[1].clock.now += 30
+        trio[3].clock.now += 70
+        service = Service(trio[2])
+        shown = await service.time_to_live(3, keys=True)
+        assert (shown.TTL, shown.grantedTTL, list(shown.keys)) == (70, 100, [b"key"])
+        assert shown.header.member_id == 2
+        assert list((await service.time_to_live(3)).keys) == []
+        assert (await service.time_to_live(999)).TTL == -1
+
+    stage.play(test)
+
+
+def test_a_stream_of_a_member_that_finds_no_leader_ends_so(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with three(tmp_path, Limits(request_timeout=0.2)) as trio:
+            stream, keep_alive = Service(await trio.depose(1)).keep_alive()
+            keep_alive.message(ask(1))
+            await until(lambda: stream.ended, "the end")
+            assert stream.ended == [errors.NO_LEADER]
+
+    asyncio.run(test())
+
+
+def test_renewals_that_wait_have_a_bound(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rusd.api.lease._MOST_PENDING", 10)
+
+    async def test(trio: Trio) -> None:
+        stream, keep_alive = Service(trio[2]).keep_alive()
+        for _ in range(10):
+            keep_alive.message(ask(1))
+        assert stream.ended == []
+        keep_alive.message(ask(1))
+        assert stream.ended == [errors.REQUEST_TOO_MANY_REQUESTS]
+
+    stage.play(test)

@@ -3,11 +3,13 @@
 import asyncio
 from pathlib import Path
 
+from rusd.api import errors
 from rusd.lease.lessor import Lease
 from rusd.node.entry import Kind
 from rusd.node.leases import Leases
 from rusd.pb.rpc_pb2 import LeaseGrantRequest, LeaseRevokeRequest, PutRequest
-from tests.unit.node.running import Recorder, Running, running, until
+from tests.unit.node.running import SECONDS, Recorder, Running, running, until
+from tests.unit.node.trio import Disk
 
 
 async def granted(member: Running, lease: int, ttl: int, *keys: bytes) -> Lease:
@@ -149,6 +151,37 @@ def test_replayed_checkpoints_count_from_the_end_of_the_replay(tmp_path: Path) -
             # Nothing was flushed: grant and checkpoint are both applied again.
             Leases(member.pipeline, member.lessor, 1.0)
             assert member.lessor.left(member.lessor.get(1)) == 90
+
+    asyncio.run(check())
+
+
+def test_a_checkpoint_that_waits_for_long_does_not_keep_renewals_out(tmp_path: Path) -> None:
+    """A renewal waits for the log as long as a checkpoint may still reduce its lease."""
+
+    async def check() -> None:
+        async with running(tmp_path) as member:
+            pipeline, disk = member.pipeline, Disk(member.wal)
+            leases = Leases(pipeline, member.lessor, 1.0)
+            lease = await granted(member, 1, 100)
+            pipeline.limits = pipeline.limits._replace(request_timeout=0.1)
+            disk.stop()
+            caller, request = Recorder(), PutRequest(key=b"k")
+            for tag in range(2):
+                message = request.SerializeToString()
+                pipeline.propose(Kind.PUT, message, request, caller, tag)
+                await asyncio.sleep(0.01)
+            member.clock.now += 60
+            leases._checkpoint([lease])
+            assert not lease.logged_in_full
+            for tag in range(2):
+                assert await caller.answer(tag) == errors.TIMEOUT
+            await asyncio.sleep(0.6)
+            disk.go_on()
+            await until(lambda: lease.remaining == 40, "the checkpoint")
+            pipeline.limits = pipeline.limits._replace(request_timeout=SECONDS)
+            leases.restore(member.lessor.renew(1), caller)
+            await caller.answer(1)
+            await until(lambda: lease.logged_in_full, "the renewal counts")
 
     asyncio.run(check())
 

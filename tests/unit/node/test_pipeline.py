@@ -16,11 +16,13 @@ from rusd.log import Logger
 from rusd.mvcc.txn import Plan
 from rusd.node.bootstrap import recover
 from rusd.node.entry import Kind, decode
+from rusd.node.membership import Action, LastVoterError, MemberChange
 from rusd.node.pipeline import Limits, Pipeline
 from rusd.node.replica import Replica
 from rusd.pb.rpc_pb2 import (
     DeleteRangeRequest,
     LeaseGrantRequest,
+    Member,
     PutRequest,
     PutResponse,
     RangeRequest,
@@ -390,6 +392,20 @@ def test_a_stopping_member_answers_what_it_took_and_takes_no_more(tmp_path: Path
             assert member.caller.tags == [1, 2]
             assert not member.put(3)
             assert member.caller.answers[-1] == (3, errors.STOPPED)
+
+    run(test)
+
+
+def test_a_change_that_raft_cannot_make_is_refused_as_one_of_the_members(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with started(tmp_path) as member:
+            member.wal.gate.set()
+            change = MemberChange(Action.REMOVE, Member(ID=MEMBER_ID))
+            with pytest.raises(LastVoterError):
+                await member.pipeline.change(change)
+            await member.pipeline.idle()
+            member.put(1)
+            assert isinstance((await member.answered(1))[0][1], bytes)
 
     run(test)
 

@@ -231,7 +231,11 @@ def test_a_core_that_fails_stops_the_member(
         async with three(tmp_path) as trio:
             broken, raw = trio[2], trio[2].replica.raw
 
-            def fail_once(*_: Any) -> None:
+            works = getattr(raw, method)
+
+            def fail_once(*ready: Any) -> Any:
+                if method == "advance" and not ready[0].entries:
+                    return works(*ready)
                 monkeypatch.undo()
                 raise AssertionError("a defect")
 

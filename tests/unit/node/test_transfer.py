@@ -85,7 +85,8 @@ def test_a_leader_that_cannot_be_succeeded_stops_all_the_same(
     async def test(trio: Trio) -> None:
         leader = trio[1]
         trio.cut_off(1)
-        await leader.transfer.away()
+        async with asyncio.timeout(leader.transfer._timeout / 2):
+            await leader.transfer.away()
         nobody = Transfer(leader.replica, leader.applier.membership, 5.0, lambda _: False)
         async with asyncio.timeout(0.05):
             await nobody.away()
