@@ -179,8 +179,9 @@ def test_a_checkpoint_that_waits_for_long_does_not_keep_renewals_out(tmp_path: P
             disk.go_on()
             await until(lambda: lease.remaining == 40, "the checkpoint")
             pipeline.limits = pipeline.limits._replace(request_timeout=SECONDS)
-            leases.restore(member.lessor.renew(1), caller)
-            await caller.answer(1)
+            renewal = Recorder()
+            leases.restore(member.lessor.renew(1), renewal)
+            await renewal.answer(1)
             await until(lambda: lease.logged_in_full, "the renewal counts")
 
     asyncio.run(check())
