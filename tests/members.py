@@ -167,9 +167,13 @@ class Member:
 
     def stop(self) -> None:
         """Ask the process to end (SIGTERM) and wait until it has; it must end in time."""
+        self.terminate()
+        self.wait_exit(STOP_SECONDS)
+
+    def terminate(self) -> None:
+        """SIGTERM: ask the process to end; return at once."""
         assert self.process is not None, "the member is not running"
         self.process.send_signal(signal.SIGTERM)
-        self.wait_exit(STOP_SECONDS)
 
     def kill(self) -> None:
         """Kill -9, and reap."""

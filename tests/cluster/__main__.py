@@ -39,8 +39,10 @@ FAULTS_IN_ROUND = 3
 @click.option("--seed", type=int, default=lambda: int(time.time()), help="of the first cluster")
 @click.option("--faults", default=",".join(ALL_FAULTS), help="to draw from, comma-separated")
 @click.option("--command", default=" ".join(rusd_command()), help="the server and its first flags")
-@click.option("--strict-disks", is_flag=True, help="only a folder's sync makes its names durable")
-def main(minutes: float, seed: int, faults: str, command: str, strict_disks: bool) -> None:
+@click.option(
+    "--journaled-disks", is_flag=True, help="no cluster with disks that keep POSIX's letter alone"
+)
+def main(minutes: float, seed: int, faults: str, command: str, journaled_disks: bool) -> None:
     """Make faults until the time is over, or something that was promised is broken."""
     names = faults.split(",")
     if unknown := sorted(set(names) - set(ALL_FAULTS)):
@@ -51,8 +53,9 @@ def main(minutes: float, seed: int, faults: str, command: str, strict_disks: boo
     made: Counter[str] = Counter()
     for each in itertools.count(seed):
         folder = Path(tempfile.mkdtemp(prefix="rusd-cluster-"))
+        strict = bool(each % 2) and not journaled_disks
         try:
-            _one_cluster(command.split(), folder, each, names, end, made, strict_disks)
+            _one_cluster(command.split(), folder, each, names, end, made, strict)
         except Exception:
             traceback.print_exc()
             sys.exit(f"--seed {each}: failed; logs are in {folder}; faults made: {dict(made)}")
@@ -69,7 +72,7 @@ def _one_cluster(
     names: list[str],
     end: float,
     made: Counter[str],
-    strict_disks: bool,
+    strict: bool,
 ) -> None:
     machines = Machines(
         command,
@@ -77,7 +80,7 @@ def _one_cluster(
         seed,
         network=_possible("network", names, NETWORK_FAULTS, folder),
         disks=_possible("disks", names, DISK_FAULTS, folder),
-        strict_disks=strict_disks,
+        strict_disks=strict,
     )
     run = None
     try:

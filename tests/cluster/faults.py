@@ -64,6 +64,17 @@ class Faults:
             self._served()
             member.start()
 
+    def kill_while_it_stops(self) -> None:
+        """A member is asked to end, and killed before it has; or the power fails then."""
+        member = self._random.choice(self._cluster.members)
+        member.terminate()
+        time.sleep(self._random.uniform(0, 0.2))  # the moment is the random input
+        member.kill()
+        if member in self._machines.disks:
+            self._machines.disks[member].lose_power()
+        self._served()
+        member.start()
+
     def pause_the_leader(self) -> None:
         """SIGSTOP for longer than an election; then it goes on as if nothing had been."""
         stopped = self._cluster.leader()
@@ -373,6 +384,7 @@ PROCESS_FAULTS = (
     "kill_a_follower",
     "kill_all",
     "restart_all_in_turn",
+    "kill_while_it_stops",
     "pause_the_leader",
     "move_the_leader",
 )

@@ -44,14 +44,17 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def start_machines(
-    subject_command: Sequence[str], tmp_path: Path, seed: int
+    subject_command: Sequence[str], tmp_path: Path, seed: int, request: pytest.FixtureRequest
 ) -> Iterator[StartMachines]:
-    """Starts three members on machines that end with the test."""
+    """Starts three members on machines that end with the test. Real etcd asks for a journal on its
+    disks.
+    """
+    strict = request.config.getoption("--subject") == "rusd"
     with ExitStack() as ending:
 
         def start(network: bool = False, disks: bool = False) -> Machines:
             try:
-                machines = Machines(subject_command, tmp_path, seed, network, disks)
+                machines = Machines(subject_command, tmp_path, seed, network, disks, strict)
             except ChildError as error:
                 pytest.skip(str(error))
             ending.callback(machines.close)
@@ -154,8 +157,9 @@ def test_power_losses_full_disks_and_failed_syncs_lose_nothing(start_faults: Sta
     run.settle()
     run.load()
     faults.fill_the_leaders_disk()
-    faults.fill_a_followers_disk()
+    faults.use_a_disk_up()
     faults.fail_a_sync()
+    faults.kill_while_it_stops()
     run.settle()
     run.finish()
 
@@ -165,6 +169,7 @@ def test_members_that_come_and_go_lose_nothing(start_faults: StartFaults) -> Non
     run, faults = start_faults()
     run.load()
     faults.wipe_a_member()
+    faults.compact_the_history()
     faults.replace_a_member()
     run.settle()
     run.finish()
