@@ -134,7 +134,7 @@ def test_streams_that_want_a_leader_end_when_there_was_none_for_three_election_t
 ) -> None:
     async def test(trio: Trio) -> None:
         gated = Gated(trio[1])
-        (wants, handler), (ended, _), (does_not, _) = (
+        (wants, handler), (ended, kept), (does_not, _) = (
             gated.open(WATCH, metadata) for metadata in (WITH, WITH, WITHOUT)
         )
         ended.finish(None)
@@ -147,6 +147,7 @@ def test_streams_that_want_a_leader_end_when_there_was_none_for_three_election_t
         assert loop.time() - began >= 3 * ELECTION_TIMEOUT
         assert wants.ended == [errors.NO_LEADER]
         assert gated.opened[0].heard == [b"passed on", "closed"]
+        assert kept is not handler
         assert (ended.ended, gated.opened[1].heard) == ([None], [])
         assert (does_not.ended, gated.opened[2].heard) == ([], [])
 
