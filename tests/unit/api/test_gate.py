@@ -9,7 +9,6 @@ import pytest
 from rusd.api import errors
 from rusd.api.gate import Gate
 from rusd.pb.rpc_pb2 import PutRequest, RangeRequest
-from rusd.wire.grpc import Status
 from rusd.wire.service import Call, RequestHead, StreamHandler, StreamMethod, UnaryMethod
 from rusd.wire.stream import Stream
 from rusd.wire.turn import Turn
@@ -36,8 +35,8 @@ class Client(RecordedStream):
         self.closed = False
 
     @property
-    def ending(self) -> Status | None:
-        return self.ended[0] if self.ended else None
+    def ending(self) -> bytes | None:
+        return b"trailers" if self.ended else None
 
 
 class Handler:

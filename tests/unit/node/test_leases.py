@@ -8,7 +8,7 @@ from rusd.lease.lessor import Lease
 from rusd.node.entry import Kind
 from rusd.node.leases import Leases
 from rusd.pb.rpc_pb2 import LeaseGrantRequest, LeaseRevokeRequest, PutRequest
-from tests.unit.node.running import SECONDS, Recorder, Running, running, until
+from tests.unit.node.running import Recorder, Running, running, until
 from tests.unit.node.trio import Disk
 
 
@@ -163,7 +163,6 @@ def test_a_checkpoint_that_waits_for_long_does_not_keep_renewals_out(tmp_path: P
             pipeline, disk = member.pipeline, Disk(member.wal)
             leases = Leases(pipeline, member.lessor, 1.0)
             lease = await granted(member, 1, 100)
-            pipeline.limits = pipeline.limits._replace(request_timeout=0.1)
             disk.stop()
             caller, request = Recorder(), PutRequest(key=b"k")
             for tag in range(2):
@@ -173,12 +172,15 @@ def test_a_checkpoint_that_waits_for_long_does_not_keep_renewals_out(tmp_path: P
             member.clock.now += 60
             leases._checkpoint([lease])
             assert not lease.logged_in_full
-            for tag in range(2):
-                assert await caller.answer(tag) == errors.TIMEOUT
-            await asyncio.sleep(0.6)
+            pipeline._look()
+            patience = pipeline.limits
+            pipeline.limits = patience._replace(request_timeout=0.0)
+            await asyncio.sleep(0.01)
+            pipeline._look()
+            pipeline.limits = patience
+            assert [caller.answers[tag] for tag in range(2)] == [errors.TIMEOUT] * 2
             disk.go_on()
             await until(lambda: lease.remaining == 40, "the checkpoint")
-            pipeline.limits = pipeline.limits._replace(request_timeout=SECONDS)
             renewal = Recorder()
             leases.restore(member.lessor.renew(1), renewal)
             await renewal.answer(1)
