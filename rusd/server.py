@@ -137,7 +137,7 @@ async def _serve(config: Config, log: Logger) -> int:
         ),
     )
     connections = Connections(replica, peers)
-    pipeline.connected = connections.since
+    pipeline.connected, pipeline.reaches = connections.since, connections.is_reachable
     reads = Reads(replica, _request_timeout(config))
     threads = ThreadPoolExecutor(2, thread_name_prefix="background")
     snapshots = _snapshots(applier, engine, replica, peers, log)

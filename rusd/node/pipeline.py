@@ -111,6 +111,8 @@ class Pipeline:
         """Of all entries that were applied since the start."""
         self.connected: Callable[[float], bool] = lambda _: True
         """Whether this member has reached its leader, and a leader its quorum, since a moment."""
+        self.reaches: Callable[[int], bool] = lambda _: True
+        """Whether messages pass between this member and another, as far as is known."""
         self._waiting: list[Request] = []
         self._waiting_bytes = 0
         self._oldest = 0.0
@@ -248,7 +250,8 @@ class Pipeline:
                     self._flush_scheduled = True
                     self.loop.call_later(wait, self._flush)
                 return
-        if replica.leader:
+        # What would be lost for certain waits for the next leader.
+        if replica.is_leader or (replica.leader and self.reaches(replica.leader)):
             self._send(replica)
 
     def _is_crowded(self) -> bool:

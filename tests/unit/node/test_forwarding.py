@@ -56,6 +56,23 @@ def test_what_waits_for_a_leader_goes_on_when_there_is_one(stage: Stage) -> None
     stage.play(test)
 
 
+def test_what_comes_when_the_leader_cannot_be_reached_waits_for_the_next(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with three(tmp_path) as trio:
+            caller, asked = Recorder(), trio[2]
+            asked.pipeline.reaches = asked.connections.is_reachable
+            await trio[1].peers.stop()
+            trio.cut_off(1)
+            await until(lambda: not asked.connections.is_reachable(1), "the leader is lost")
+            asked.put(caller, 1, b"waits")
+            await asyncio.sleep(0.05)
+            assert not caller.answers
+            await trio.elect(3)
+            revision(await caller.answer(1))
+
+    asyncio.run(test())
+
+
 def test_what_comes_while_leadership_moves_goes_on_afterwards(stage: Stage) -> None:
     async def test(trio: Trio) -> None:
         caller = Recorder()
