@@ -274,10 +274,14 @@ class Cluster:
         states = self.invariants.conf_states
         while self._configured_to < len(states) - 1:
             self._configured_to = index = self._configured_to + 1
-            gone = confchange.members(states[index - 1]) - confchange.members(states[index])
-            for each in gone:
+            before, after = (confchange.members(states[each]) for each in (index - 1, index))
+            for each in before - after:
                 self.removed[each] = index
                 self.count("removed")
+            for each in after - before:
+                # A promotion that was proposed before its removal may bring one back.
+                self.removed.pop(each, None)
+                self._retired.discard(each)
             if states[index] != states[index - 1]:
                 self.count("configurations")
         removal = self.removed.get(member.id, member.applied + 1)
@@ -286,7 +290,7 @@ class Cluster:
 
     def _retire(self, member: Member) -> None:
         """A member that knows itself removed ends."""
-        if not self.healed and member.id not in self._retired:
+        if not self.healed and member.id in self.removed and member.id not in self._retired:
             self._retired.add(member.id)
             if member.up:
                 member.crash()
@@ -305,7 +309,7 @@ class Cluster:
         known = min(self.members[each].disk.state.index for each in confchange.members(conf))
         for member in self.members.values():
             member.paused_until = 0
-            if member.id in self._retired and self.removed[member.id] > known:
+            if self.removed.get(member.id, 0) > known:
                 # Who is left may need it to learn that it is removed.
                 self._retired.discard(member.id)
             if member.up:
