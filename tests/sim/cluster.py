@@ -23,7 +23,7 @@ from tests.sim.clients import Clients
 from tests.sim.disk import FIRST_INDEX
 from tests.sim.invariants import Invariants, ViolationError, require
 from tests.sim.member import REFUSED, Member
-from tests.sim.network import Network
+from tests.sim.network import LONG_DELAY, Network
 from tests.sim.schedule import TICK, draw_schedule
 
 _MOST_MEMBERS: Final = 9
@@ -388,9 +388,12 @@ class Cluster:
     def _disturb(self) -> None:
         """Once all is calm, a leader is succeeded soon, and not deposed by who comes back."""
         schedule = self.schedule
-        self._run(self.now + 2 * schedule.election_ticks * TICK)
+        if not schedule.pre_vote or not schedule.check_quorum:
+            return
+        # What was delayed before all healed has arrived then, also requests to change leaders.
+        self._run(self.now + LONG_DELAY)
         voters = self.invariants.conf_states[-1].voters
-        if not schedule.pre_vote or not schedule.check_quorum or len(voters) < 3:
+        if len(voters) < 3:
             return
         leader = self._leader()
         if leader is None:

@@ -7,7 +7,7 @@ connection, at most one of a proposal arrives; the core need not know a second o
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rusd.raft.message import Message, MessageKind
 from tests.sim.schedule import TICK
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from tests.sim.cluster import Cluster
     from tests.sim.member import Member
 
-_LONG = 20 * TICK
+LONG_DELAY: Final = 20 * TICK
+"""No message takes longer."""
 
 
 class Network:
@@ -66,7 +67,7 @@ class Network:
         draw = self._draw
         if self.long_delay_rate and draw.random() < self.long_delay_rate:
             self._world.count("delayed")
-            return int(draw.random() * _LONG)
+            return int(draw.random() * LONG_DELAY)
         return 1 + int(draw.random() * self.delay)
 
     def _arrive(self, message: Message) -> None:
