@@ -25,8 +25,10 @@ from rusd.storage.engine import Engine, destroy
 from rusd.storage.folders import KEYSPACE, make_current, sync_directory
 from rusd.storage.wal import Wal
 
-_SYNCS_AHEAD: Final = 2
-"""Files that wait to be synced while the next one is written."""
+_SYNC_BYTES: Final = 4 << 20
+"""Synced together: who syncs a log on the same disk meanwhile waits for no more than this."""
+_SYNCS_AHEAD: Final = 4
+"""Of these, how many may wait while more is written."""
 _SPARE_BYTES: Final = 64 << 20
 """Free space that a snapshot must leave."""
 
@@ -103,8 +105,10 @@ class Staging:
             self._open = None
             self._complete[file] = crc
             self._synced.append(self._syncing.submit(_sync_and_close, descriptor))
-            if len(self._synced) > _SYNCS_AHEAD:
-                self._synced.pop(0).result()
+        elif size // _SYNC_BYTES > offset // _SYNC_BYTES:
+            self._synced.append(self._syncing.submit(os.fdatasync, descriptor))
+        if len(self._synced) > _SYNCS_AHEAD:
+            self._synced.pop(0).result()
 
     def finish(self, checksums: dict[int, int]) -> None:
         """Makes sure that all files are there, right, and on disk. Raises SnapshotError and
@@ -149,7 +153,7 @@ class Staging:
 
     def _close(self) -> None:
         if self._open is not None:
-            os.close(self._open[1])
+            self._syncing.submit(os.close, self._open[1])
             self._open = None
 
 
