@@ -3,7 +3,7 @@
 import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from rusd.storage.wal import Wal
 
@@ -43,11 +43,9 @@ class LogWriter:
         closing = False
         while not closing:
             work = [self._jobs.get()]
-            try:
-                while len(work) < _MOST_AT_ONCE:
-                    work.append(self._jobs.get_nowait())
-            except Empty:
-                pass
+            # Nobody else takes from the queue: what it has now can be had without waiting.
+            for _ in range(min(self._jobs.qsize(), _MOST_AT_ONCE)):
+                work.append(self._jobs.get())
             done: list[Callable[[], None]] = []
             try:
                 for item in work:

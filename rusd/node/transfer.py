@@ -8,7 +8,6 @@ from typing import Final
 from rusd.node.membership import Membership
 from rusd.node.replica import Replica
 
-
 _FAREWELL: Final = 1.0
 """Seconds that a leader which stops waits for its successor."""
 
