@@ -3,7 +3,7 @@ disks well, and the load served again; what the load was told is checked by the 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import grpc
@@ -22,6 +22,8 @@ SERVED_SECONDS = 60.0
 HELD_SECONDS = 1.0
 WRITES = 20
 BIG_WRITES = 300
+OUTRUNNING_WRITES = 100
+"""Of 1 MiB each: more than a leader keeps for those who lag."""
 
 
 class Faults:
@@ -82,6 +84,19 @@ class Faults:
         self._await_other_leader(stopped)
         self._served()
         stopped.resume()
+        self._served()
+
+    def outrun_a_follower(self) -> None:
+        """SIGSTOP of a follower, until the leader has no longer what it lacks: a snapshot brings it
+        back while clients watch on it.
+        """
+        follower = self._follower()
+        others = [member for member in self._cluster.members if member is not follower]
+        follower.pause()
+        for _ in range(OUTRUNNING_WRITES):
+            self._write_big(others)
+        self._served()
+        follower.resume()
         self._served()
 
     def move_the_leader(self) -> None:
@@ -161,12 +176,10 @@ class Faults:
         disk = self._machines.disks[member]
         disk.limit(8 << 20)
         refused = disk.counts()["refused"]
-        request = rpc.PutRequest(key=b"big", value=self._random.randbytes(1 << 20))
         for _ in range(BIG_WRITES):
             if disk.counts()["refused"] > refused:
                 break
-            with suppress(grpc.RpcError):
-                ask(self._random.choice(self._cluster.running), request, rpc.PutResponse)
+            self._write_big(self._cluster.members)
         else:
             raise AssertionError(f"{BIG_WRITES} MiB were written to a disk with 8 MiB left")
         self._served()
@@ -244,6 +257,12 @@ class Faults:
         self._machines.wipe(member)
         self._add(member, learner=False)
         member.initial_cluster_state = "existing"
+
+    def _write_big(self, members: Sequence[Member]) -> None:
+        """Try to put 1 MiB, through any of the members."""
+        request = rpc.PutRequest(key=b"big", value=self._random.randbytes(1 << 20))
+        with suppress(grpc.RpcError):
+            ask(self._random.choice(members), request, rpc.PutResponse)
 
     def _load(self) -> Workload:
         assert self._run.workload is not None, "faults are made under load"
@@ -386,6 +405,7 @@ PROCESS_FAULTS = (
     "restart_all_in_turn",
     "kill_while_it_stops",
     "pause_the_leader",
+    "outrun_a_follower",
     "move_the_leader",
 )
 NETWORK_FAULTS = (

@@ -169,6 +169,7 @@ def test_members_that_come_and_go_lose_nothing(start_faults: StartFaults) -> Non
     run, faults = start_faults()
     run.load()
     faults.wipe_a_member()
+    faults.outrun_a_follower()
     faults.compact_the_history()
     faults.replace_a_member()
     run.settle()
