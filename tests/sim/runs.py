@@ -20,6 +20,8 @@ class Report:
     seeds: int = 0
     steps: int = 0
     seconds: float = 0.0
+    slowest: tuple[float, int] = (0.0, 0)
+    """Processor seconds, and the seed that took them."""
     counts: Counter[str] = field(default_factory=Counter)
     failures: dict[int, str] = field(default_factory=dict)
 
@@ -27,7 +29,8 @@ class Report:
         """Some lines for people."""
         lines = [
             f"{self.seeds} seeds, {self.steps / 1e6:.2f} million steps, {self.seconds:.0f} s: "
-            f"{self.seeds / max(self.seconds, 1e-9):.1f} seeds/s",
+            f"{self.seeds / max(self.seconds, 1e-9):.1f} seeds/s; the slowest took "
+            f"{self.slowest[0]:.1f} s: {self.slowest[1]}",
             ", ".join(f"{what} {count}" for what, count in sorted(self.counts.items())),
         ]
         for seed, text in sorted(self.failures.items()):
@@ -75,6 +78,7 @@ def _add(report: Report, part: Report) -> None:
     report.seeds += part.seeds
     report.steps += part.steps
     report.counts += part.counts
+    report.slowest = max(report.slowest, part.slowest)
     report.failures |= part.failures
 
 
@@ -82,6 +86,7 @@ def _run_piece(first: int, stop: int, mutation: str | None) -> Report:
     report = Report()
     with mutated(mutation):
         for seed in range(first, stop):
+            started = time.process_time()
             cluster = Cluster(seed)
             try:
                 cluster.run()
@@ -90,4 +95,5 @@ def _run_piece(first: int, stop: int, mutation: str | None) -> Report:
             report.seeds += 1
             report.steps += cluster.steps
             report.counts += cluster.counts
+            report.slowest = max(report.slowest, (time.process_time() - started, seed))
     return report
