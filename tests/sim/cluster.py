@@ -320,6 +320,9 @@ class Cluster:
     def _require_progress(self) -> None:
         """Each member of the configuration writes, reads, and applies all that is committed."""
         election = self.schedule.election_ticks
+        if not self.schedule.is_calming:
+            # A removed member that does not know that it is one goes on to disturb the others.
+            election *= 5
         started = self.now
         require(
             self._run_until(self._is_settled, 60 + 12 * election),
@@ -388,7 +391,7 @@ class Cluster:
     def _disturb(self) -> None:
         """Once all is calm, a leader is succeeded soon, and not deposed by who comes back."""
         schedule = self.schedule
-        if not schedule.pre_vote or not schedule.check_quorum:
+        if not schedule.is_calming:
             return
         # What was delayed before all healed has arrived then, also requests to change leaders.
         self._run(self.now + LONG_DELAY)

@@ -62,6 +62,11 @@ class Schedule:
     "crash", and comes back.
     """
 
+    @property
+    def is_calming(self) -> bool:
+        """Whether members do not disturb a leader that works (thesis, 4.2.3 and 9.6)."""
+        return self.pre_vote and self.check_quorum
+
 
 def draw_schedule(draw: Random) -> Schedule:
     """Draws what a run is like."""

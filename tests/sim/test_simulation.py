@@ -46,6 +46,7 @@ _KEPT = {
     2501: _REMOVED_LEADER,
     1795273952000520: "a member was removed and came back, and some went on to refuse it",
     1795274533001589: "a leader was asked to go by a message from before all was calm",
+    1795276049783049: "without pre-votes, a removed member disturbed for longer than was allowed",
     7443: "a change of the configuration came late, and took away a majority",
     8245: "a candidate's request left when another had been elected, and had replaced its log",
 }
