@@ -15,6 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
 from rusd.mvcc.keyspace import Change, Keyspace, Transaction
@@ -333,10 +334,10 @@ class Watchers:
     def _pump(self) -> None:
         """Brings lagging watchers forward for a turn, each sink's in rotation."""
         self._pump_scheduled = False
-        deadline = self._loop.time() + _TURN
+        deadline = monotonic() + _TURN
         ready = deque(sink for sink in self._lagging if not sink.congested)
         while ready:
-            if self._loop.time() > deadline:
+            if monotonic() > deadline:
                 self._schedule_pump()
                 return
             sink = ready.popleft()

@@ -4,6 +4,7 @@ import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from queue import SimpleQueue
+from time import monotonic
 
 from rusd.storage.wal import Wal
 
@@ -26,13 +27,44 @@ class LogWriter:
         """
         self._wal, self._loop, self._on_failure = wal, loop, on_failure
         self._after = after
+        self._under_way = 0
+        self._thread_until = 0.0
+        self._failed = False
         self._jobs: SimpleQueue[tuple[Job, Callable[[], None]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job, done: Callable[[], None]) -> None:
-        """Runs `job` on the thread; then, when what it wrote is synced, `done` on the loop."""
-        self._jobs.put((job, done))
+    def submit(self, job: Job, done: Callable[[], None], is_little: bool = False) -> None:
+        """Runs `job` on the thread; then, when what it wrote is synced, `done` on the loop.
+
+        A little job is done here and now, if the log is idle and its syncs have been quick: to
+        hand it over and back would take as long again.
+        """
+        if is_little and not self._under_way and monotonic() >= self._thread_until:
+            self._work_here(job, done)
+        else:
+            self._under_way += 1
+            self._jobs.put((job, done))
+
+    def _work_here(self, job: Job, done: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        began = monotonic()
+        try:
+            job(self._wal)
+            self._wal.sync()
+        except Exception as error:
+            self._failed = True
+            self._loop.call_soon(self._on_failure, error)
+            return
+        self._judge(began)
+        done()
+
+    def _judge(self, began: float) -> None:
+        """Leaves the log to the thread for a while after a sync that was not quick."""
+        now = monotonic()
+        if now - began > _QUICK:
+            self._thread_until = now + _PATIENCE * (now - began)
 
     def close(self) -> None:
         """Waits for the jobs that were submitted, and ends the thread."""
@@ -47,6 +79,7 @@ class LogWriter:
             for _ in range(min(self._jobs.qsize(), _MOST_AT_ONCE)):
                 work.append(self._jobs.get())
             done: list[Callable[[], None]] = []
+            began = monotonic()
             try:
                 for item in work:
                     if item is None:
@@ -56,15 +89,25 @@ class LogWriter:
                     done.append(item[1])
                 self._wal.sync()
             except Exception as error:
+                self._failed = True
                 self._loop.call_soon_threadsafe(self._on_failure, error)
                 return
+            self._judge(began)
             if done:
                 self._loop.call_soon_threadsafe(self._tell, done)
 
     def _tell(self, done: list[Callable[[], None]]) -> None:
+        self._under_way -= len(done)
         for each in done:
             each()
         self._after()
 
 
 _MOST_AT_ONCE = 64
+_QUICK = 0.001
+"""Seconds: a sync that takes less is quick."""
+
+_PATIENCE = 50
+"""How many times as long as a sync that was not quick the thread has the log afterwards: slow syncs
+take no more than a fiftieth of the loop's time.
+"""

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import accumulate, compress
+from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 
 from rusd.duration import format_duration
@@ -304,7 +305,7 @@ class Pipeline:
         return batch
 
     def _apply(self, entry: Entry) -> None:
-        begun = self.loop.time()
+        begun = monotonic()
         data = entry.data
         self.appended_bytes += len(data)
         if entry.kind == EntryKind.CONF_CHANGE:
@@ -319,7 +320,7 @@ class Pipeline:
             self._follow_up()
             return
         results, failures = self._apply_batch(entry, batch.requests)
-        applied = self.loop.time()
+        applied = monotonic()
         succeeded, failed = self.answers.succeeded, self.answers.failed
         for caller, tag, revision, body in results:
             if caller is not None:

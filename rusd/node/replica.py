@@ -9,13 +9,16 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import monotonic
 from typing import Final, Protocol
 
 from rusd.log import Logger
+from rusd.node.entry import batch_of
 from rusd.node.log_writer import Job, LogWriter
 from rusd.raft.message import (
     NOBODY,
     Entry,
+    EntryKind,
     Message,
     MessageKind,
     ReadState,
@@ -25,6 +28,12 @@ from rusd.raft.message import (
 )
 from rusd.raft.raw_node import RawNode
 from rusd.storage.wal import Wal
+
+_LITTLE: Final = 1024
+"""Bytes of an entry whose sync the loop may wait for: a request or two."""
+
+_NEWS: Final = 0.001
+"""Seconds until a member that nobody waits at hears of a commitment, at the latest."""
 
 _SLICE: Final = 0.005
 """Seconds of applying entries after which the loop's other work has a turn."""
@@ -89,8 +98,8 @@ class Replica:
         self._writer = LogWriter(wal, self.loop, self.fail, self.run)
         self._writing = 0
         self._committed: deque[Entry] = deque()
-        self._news: list[Message] = []
-        """To be sent when what is committed is applied: that it is committed."""
+        self._news: dict[int, Message] = {}
+        """By member, that entries are committed; see `_urgent`."""
         self._staged: Staged | None = None
         self._running = self._applying = self._installing = False
         self._next_slice_scheduled = False
@@ -251,18 +260,15 @@ class Replica:
             self._staged = None
 
     def _do(self, ready: Ready) -> None:
-        if ready.committed and all(map(_tells_commit_alone, ready.messages)):
-            # Those who asked are answered first, and what they ask next may take the news along.
-            self._news.extend(ready.messages)
-        elif ready.messages:
-            self._send(ready.messages)
+        if ready.messages:
+            self._send(self._urgent(ready) if ready.committed else ready.messages)
         if ready.snapshot is not None:
             self._install(ready)
             return
-        hard_state = ready.hard_state
-        if ready.entries or hard_state is not None:
-            entries = ready.entries
-            self._write(lambda wal: wal.write(entries, hard_state), ready)
+        entries, hard_state = ready.entries, ready.hard_state
+        if entries or hard_state is not None:
+            is_little = len(entries) == 1 and len(entries[0].data) <= _LITTLE
+            self._write(lambda wal: wal.write(entries, hard_state), ready, is_little)
         elif not self._writing:
             self._persisted(ready)
         elif ready.promises:
@@ -272,9 +278,9 @@ class Replica:
         for state in ready.reads:
             self.read_index(state)
 
-    def _write(self, job: Job, ready: Ready) -> None:
+    def _write(self, job: Job, ready: Ready, is_little: bool = False) -> None:
         self._writing += 1
-        self._writer.submit(job, partial(self._written, ready))
+        self._writer.submit(job, partial(self._written, ready), is_little)
 
     def _written(self, ready: Ready) -> None:
         self._writing -= 1
@@ -288,10 +294,36 @@ class Replica:
         if ready.promises:
             self.send(ready.promises)
 
+    def _urgent(self, ready: Ready) -> list[Message]:
+        """Messages but those that only tell that entries are committed, to members that have nobody
+        to answer for them: the next append is likely to tell them as well, which halves the
+        messages of a client that writes one thing after the other.
+        """
+        messages = list(ready.messages)
+        if not all(map(_tells_commit_alone, messages)):
+            return messages
+        waiting = {batch_of(entry.data)[0] for entry in ready.committed}
+        if any(entry.kind != EntryKind.NORMAL for entry in ready.committed):
+            return messages
+        if not self._news:
+            self.loop.call_later(_NEWS, self._tell)
+        self._news.update((each.to, each) for each in messages if each.to not in waiting)
+        return [each for each in messages if each.to in waiting]
+
+    def _tell(self) -> None:
+        """Sends the news that no append has taken along."""
+        news, self._news = self._news, {}
+        if news and not self._stopped:
+            self.send(list(news.values()))
+
     def _send(self, messages: Sequence[Message]) -> None:
         if self._news:
-            told = {message.to for message in messages if message.kind == MessageKind.APPEND}
-            self._news = [message for message in self._news if message.to not in told]
+            for message in messages:
+                if message.kind == MessageKind.APPEND:
+                    self._news.pop(message.to, None)
+                elif message.kind == MessageKind.READ_INDEX_REPLY:
+                    # What it names has to be applied there first.
+                    self._tell()
         for message in messages:
             if message.kind == MessageKind.SNAPSHOT:
                 self.send_snapshot(message)
@@ -332,13 +364,13 @@ class Replica:
             return
         self._applying = True
         committed, apply = self._committed, self.apply
-        until = self.loop.time() + _SLICE
+        until = monotonic() + _SLICE
         entry = None
         try:
             while committed and not self._stopped:
                 entry = committed.popleft()
                 apply(entry)
-                if committed and self.loop.time() > until:
+                if committed and monotonic() > until:
                     self._next_slice_scheduled = True
                     self.loop.call_soon(self._apply_next_slice)
                     break
@@ -354,9 +386,6 @@ class Replica:
             self.fail(error)
         finally:
             self._applying = False
-        if self._news:
-            news, self._news = self._news, []
-            self.send(news)
         self.run()
 
     def _apply_next_slice(self) -> None:

@@ -502,6 +502,12 @@ class Core:
         """Whether there is something to apply."""
         return self._held_snapshot is None and self.log.has_committed
 
+    def hand_out_committed(self) -> tuple[Entry, ...]:
+        """What can be applied, and was not handed out to be."""
+        if self._held_snapshot is not None:
+            return ()
+        return self.log.hand_out_committed(self.config.max_committed_bytes)
+
 
 _STALE_REPLY: Final[dict[int, int]] = {
     MessageKind.APPEND: MessageKind.APPEND_REPLY,

@@ -194,7 +194,9 @@ class Log:
 
     def hand_out(self, number: int) -> tuple[Entry, ...]:
         """What is to be written, with a pending snapshot before it, by write `number`."""
-        entries = tuple(self._entries[self.handed - self.compacted :])
+        entries: tuple[Entry, ...] = ()
+        if self.handed < self.last_index:
+            entries = tuple(self._entries[self.handed - self.compacted :])
         if entries or self.snapshot is not None:
             self.handed = self.last_index
             self.snapshot = None
@@ -225,14 +227,15 @@ class Log:
     @property
     def has_committed(self) -> bool:
         """Whether something can be handed out to be applied."""
-        return self.applying < self._last_to_apply()
+        applying = self.applying
+        return applying < self.commit and applying < self._last_to_apply()
 
     def _last_to_apply(self) -> int:
         """What is committed and on disk; but a change of the configuration only when it is on disk
         that it is committed. Else a member that applied it, and crashed, would be back in the old
         configuration, and need the votes of who may be gone.
         """
-        last = min(self.commit, self.persisted)
+        last = self.commit if self.commit < self.persisted else self.persisted
         if self.committed_conf_index <= self.durable_commit:
             return last
         start = max(self.applying, self.durable_commit) + 1
@@ -243,6 +246,8 @@ class Log:
 
     def hand_out_committed(self, max_bytes: int) -> tuple[Entry, ...]:
         """What can be applied, and was not handed out to be."""
+        if self.applying >= self.commit:
+            return ()
         entries = self._slice(self.applying + 1, self._last_to_apply(), max_bytes)
         self.applying += len(entries)
         return entries

@@ -130,8 +130,7 @@ class Role(IntEnum):
     LEADER = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(NamedTuple):
     """What the core asks of the node. In order:
 
     1. `messages` may be sent at once.

@@ -7,7 +7,7 @@ applied.
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from rusd.raft.confchange import ConfChange
 from rusd.raft.core import Core
@@ -22,6 +22,8 @@ from rusd.raft.message import (
     Role,
 )
 from rusd.raft.progress import Progress
+
+T = TypeVar("T")
 
 
 class _Write(NamedTuple):
@@ -120,25 +122,18 @@ class RawNode:
         hard_state = None
         if entries or snapshot is not None or self._must_write_hard_state():
             hard_state = self._changed_hard_state()
-        if hard_state is not None or entries or snapshot is not None:
-            self._writes.append(_Write(number, self._handed_hard_state))
-        committed = (
-            log.hand_out_committed(core.config.max_committed_bytes) if core.has_committed else ()
-        )
-        ready = Ready(
+            if hard_state is not None or entries or snapshot is not None:
+                self._writes.append(_Write(number, self._handed_hard_state))
+        return Ready(
             number,
-            tuple(core.messages),
-            tuple(core.promises),
+            _taken(core.messages),
+            _taken(core.promises),
             hard_state,
             entries,
             snapshot,
-            committed,
-            tuple(core.reads),
+            core.hand_out_committed(),
+            _taken(core.reads),
         )
-        core.messages.clear()
-        core.promises.clear()
-        core.reads.clear()
-        return ready
 
     def _must_write_hard_state(self) -> bool:
         """Whether it is worth a write by itself. A new commit index alone is not, as a member will
@@ -253,3 +248,12 @@ class RawNode:
     def progress(self) -> dict[int, Progress]:
         """What a leader knows of each member, itself included; to look at. Empty on others."""
         return dict(self._core.leading.progress) if self._core.leading is not None else {}
+
+
+def _taken(items: list[T]) -> tuple[T, ...]:
+    """The items, which are taken from the list."""
+    if not items:
+        return ()
+    taken = tuple(items)
+    items.clear()
+    return taken
