@@ -29,8 +29,7 @@ from rusd.raft.message import (
 from rusd.raft.raw_node import RawNode
 from rusd.storage.wal import Wal
 
-_LITTLE: Final = 1024
-"""Bytes of an entry whose sync the loop may wait for: a request or two."""
+_LITTLE: Final = 1024  # a request or two
 
 _NEWS: Final = 0.001
 """Seconds until a member that nobody waits at hears of a commitment, at the latest."""
@@ -90,6 +89,8 @@ class Replica:
         self.sole = False
         """Whether this member leads and is the only voter: what it has applied is all that was
         acknowledged, and nobody need be asked."""
+        self.little = _LITTLE
+        """Bytes of an entry whose sync the loop may wait for; negative for none."""
         self.failure: Exception | None = None
         self.on_failure = [on_failure]
         self.applied = raw.applied
@@ -100,6 +101,8 @@ class Replica:
         self._committed: deque[Entry] = deque()
         self._news: dict[int, Message] = {}
         """By member, that entries are committed; see `_urgent`."""
+        self._news_since = 0.0
+        self._news_timer = False
         self._staged: Staged | None = None
         self._running = self._applying = self._installing = False
         self._next_slice_scheduled = False
@@ -267,7 +270,12 @@ class Replica:
             return
         entries, hard_state = ready.entries, ready.hard_state
         if entries or hard_state is not None:
-            is_little = len(entries) == 1 and len(entries[0].data) <= _LITTLE
+            is_little = (
+                len(entries) == 1
+                and len(entries[0].data) <= self.little
+                # A leader's own sync goes on beside those of the others.
+                and (self.sole or not self.is_leader)
+            )
             self._write(lambda wal: wal.write(entries, hard_state), ready, is_little)
         elif not self._writing:
             self._persisted(ready)
@@ -306,9 +314,21 @@ class Replica:
         if any(entry.kind != EntryKind.NORMAL for entry in ready.committed):
             return messages
         if not self._news:
-            self.loop.call_later(_NEWS, self._tell)
+            self._news_since = monotonic()
+            if not self._news_timer:
+                self._news_timer = True
+                self.loop.call_later(_NEWS, self._tell_old)
         self._news.update((each.to, each) for each in messages if each.to not in waiting)
         return [each for each in messages if each.to in waiting]
+
+    def _tell_old(self) -> None:
+        self._news_timer = False
+        if self._news and monotonic() - self._news_since < _NEWS:
+            # An append has taken along what it was for.
+            self._news_timer = True
+            self.loop.call_later(_NEWS, self._tell_old)
+        else:
+            self._tell()
 
     def _tell(self) -> None:
         """Sends the news that no append has taken along."""

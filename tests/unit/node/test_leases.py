@@ -161,6 +161,7 @@ def test_a_checkpoint_that_waits_for_long_does_not_keep_renewals_out(tmp_path: P
     async def check() -> None:
         async with running(tmp_path) as member:
             pipeline, disk = member.pipeline, Disk(member.wal)
+            pipeline.replica.little = -1  # the gate is the loop's to open
             leases = Leases(pipeline, member.lessor, 1.0)
             lease = await granted(member, 1, 100)
             disk.stop()

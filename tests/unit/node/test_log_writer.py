@@ -112,3 +112,53 @@ def test_what_was_submitted_is_on_disk_when_it_is_closed(tmp_path: Path) -> None
             await until(lambda: len(log.done) == 101, "all are told")
 
     asyncio.run(test())
+
+
+def test_a_little_job_is_done_at_once_where_syncs_are_quick(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with opened(tmp_path) as log:
+            log.writer.submit(log._write(2), lambda: log.done.append(2), is_little=True)
+            assert (log.done, log.wal.last_index, log.syncs) == ([1, 2], 2, 2)
+
+    asyncio.run(test())
+
+
+def test_a_little_job_goes_to_the_thread_after_what_is_under_way(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with opened(tmp_path) as log:
+            log.gate.clear()
+            log.writer.submit(log._write(2), lambda: log.done.append(2))
+            log.writer.submit(log._write(3), lambda: log.done.append(3), is_little=True)
+            assert log.done == [1]
+            log.gate.set()
+            await until(lambda: log.done == [1, 2, 3], "both, in order")
+
+    asyncio.run(test())
+
+
+def test_the_loop_waits_for_no_sync_for_a_while_after_a_slow_one(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with opened(tmp_path) as log:
+            log.gate.clear()
+            threading.Timer(0.05, log.gate.set).start()
+            log.writer.submit(log._write(2), lambda: log.done.append(2), is_little=True)
+            assert log.done == [1, 2]
+            log.gate.clear()
+            log.writer.submit(log._write(3), lambda: log.done.append(3), is_little=True)
+            assert log.done == [1, 2], "on the thread"
+            log.gate.set()
+            await until(lambda: log.done == [1, 2, 3], "the third")
+
+    asyncio.run(test())
+
+
+def test_nothing_is_done_after_a_little_job_that_failed(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with opened(tmp_path) as log:
+            log.failure = OSError(5, "Input/output error")
+            for index in (2, 3):
+                log.writer.submit(log._write(index), lambda: log.done.append(0), is_little=True)
+            await until(lambda: log.failures, "the failure")
+            assert (log.failures, log.done) == ([log.failure], [1])
+
+    asyncio.run(test())

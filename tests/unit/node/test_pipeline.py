@@ -93,6 +93,7 @@ class Started:
         answers = Answers(Headers(CLUSTER_ID, MEMBER_ID))
         raw = RawNode(Config(MEMBER_ID), persisted)
         self.replica = Replica(raw, self.wal, self.log, 0, self.failures.append)
+        self.replica.little = -1  # the gate is the loop's to open
         self.pipeline = Pipeline(applier, self.replica, answers, self.log, limits)
         self.caller = Caller()
 
