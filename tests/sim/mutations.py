@@ -109,7 +109,7 @@ def _promise_before_the_sync() -> list[Patch]:
 
     def hasty(self: RawNode) -> Ready:
         careful = ready(self)
-        return replace(careful, messages=careful.messages + careful.promises, promises=())
+        return careful._replace(messages=careful.messages + careful.promises, promises=())
 
     return [(RawNode, "ready", hasty)]
 
