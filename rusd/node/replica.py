@@ -263,8 +263,9 @@ class Replica:
             self._staged = None
 
     def _do(self, ready: Ready) -> None:
-        if ready.messages:
-            self._send(self._urgent(ready) if ready.committed else ready.messages)
+        messages = self._urgent(ready) if ready.committed else ready.messages
+        if messages:
+            self._send(messages)
         if ready.snapshot is not None:
             self._install(ready)
             return
@@ -302,13 +303,13 @@ class Replica:
         if ready.promises:
             self.send(ready.promises)
 
-    def _urgent(self, ready: Ready) -> list[Message]:
+    def _urgent(self, ready: Ready) -> Sequence[Message]:
         """Messages but those that only tell that entries are committed, to members that have nobody
         to answer for them: the next append is likely to tell them as well, which halves the
         messages of a client that writes one thing after the other.
         """
-        messages = list(ready.messages)
-        if not all(map(_tells_commit_alone, messages)):
+        messages = ready.messages
+        if not messages or not all(map(_tells_commit_alone, messages)):
             return messages
         waiting = {batch_of(entry.data)[0] for entry in ready.committed}
         if any(entry.kind != EntryKind.NORMAL for entry in ready.committed):
