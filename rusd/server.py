@@ -280,6 +280,8 @@ def _peers(
     """Connects the core with the other members, and follows who they are."""
 
     def removed() -> None:
+        if replica.is_leader:
+            return  # it removed itself, and goes on until the others know
         log.warn("server error", error="the member has been permanently removed from the cluster")
         log.warn("data-dir used by this member must be removed")
         end(0)
