@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from rusd.config import parse_url
 from rusd.node.identity import member_id
+from rusd.node.leadership import by_leader
 from rusd.node.membership import (
     Action,
     LastVoterError,
@@ -31,9 +32,6 @@ HEALTH_INTERVAL: Final = 5.0
 
 _READY: Final = 0.9
 """What part of the leader's log a learner must have to be promoted."""
-
-_AGAIN: Final = 0.05
-"""Seconds until a leader is looked for again."""
 
 _ID: Final = struct.Struct(">Q")
 
@@ -142,17 +140,13 @@ class Reconfiguration:
 
     async def promote(self, id_: int) -> list[Member]:
         """Makes a learner a voter: the leader does it, whoever that is or becomes."""
-        deadline = self._loop.time() + self._pipeline.limits.request_timeout
-        while (left := deadline - self._loop.time()) > 0:
-            try:
-                if self._replica.is_leader:
-                    return await self._promote(id_)
-                if self._replica.leader:
-                    return await self._have_promoted(id_, left)
-            except (_NotLeaderError, PeerUnreachableError, TimeoutError):
-                pass  # it has lost the lead, or is gone: the next one is asked
-            await asyncio.sleep(_AGAIN)
-        raise TimedOutError
+        return await by_leader(
+            self._replica,
+            self._pipeline.limits.request_timeout,
+            lambda: self._promote(id_),
+            lambda leader, left: self._have_promoted(leader, id_, left),
+            (_NotLeaderError, PeerUnreachableError, TimeoutError),
+        )
 
     async def _promote(self, id_: int) -> list[Member]:
         progress = self._replica.raw.progress()
@@ -164,11 +158,9 @@ class Reconfiguration:
             raise NotEnoughStartedError
         return await self._change(Action.PROMOTE, Member(ID=id_))
 
-    async def _have_promoted(self, id_: int, timeout: float) -> list[Member]:
+    async def _have_promoted(self, leader: int, id_: int, timeout: float) -> list[Member]:
         try:
-            answer = await self._peers.call(
-                self._replica.leader, Method.PROMOTE, _ID.pack(id_), timeout
-            )
+            answer = await self._peers.call(leader, Method.PROMOTE, _ID.pack(id_), timeout)
         except PeerCallError as error:
             raise _BY_NAME.get(str(error), _NotLeaderError) from None
         return list(MemberListResponse.FromString(answer).members)
