@@ -57,7 +57,7 @@ class Gate:
     def _guard(self, method: StreamMethod) -> StreamMethod:
 
         def opened(stream: Stream) -> StreamHandler:
-            if self._is_learner and method.path not in _FOR_LEARNERS:
+            if self._membership.is_learner and method.path not in _FOR_LEARNERS:
                 stream.finish(errors.NOT_SUPPORTED_FOR_LEARNER)
                 return _Refused()
             if not _wants_leader(stream.head):
@@ -71,15 +71,10 @@ class Gate:
 
         return StreamMethod(method.path, opened)
 
-    @property
-    def _is_learner(self) -> bool:
-        local = self._membership.members.get(self._membership.local_id)
-        return local is not None and local.isLearner
-
     def _changed(self) -> None:
         leader = self._replica.leader
         if self._turn is not None:
-            self._turn.gate = None if leader and not self._is_learner else self._pass
+            self._turn.gate = None if leader and not self._membership.is_learner else self._pass
         if leader and self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -91,7 +86,7 @@ class Gate:
         passed = []
         for call in calls:
             connection, stream, head, message = call
-            if self._is_learner and not _learner_may(path, message):
+            if self._membership.is_learner and not _learner_may(path, message):
                 connection.fail(stream, errors.NOT_SUPPORTED_FOR_LEARNER)
             elif not self._replica.leader and _wants_leader(head):
                 connection.fail(stream, errors.NO_LEADER)

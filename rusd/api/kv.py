@@ -90,25 +90,22 @@ class KV:
 
     def range(self, calls: list[Call]) -> None:
         if not self._replica.sole:
-            calls = self._confirm(calls, _is_serializable, self._ranges)
+            calls = self._confirm(calls)
         self._ranges(calls)
 
-    def _confirm(
-        self,
-        calls: list[Call],
-        is_local: Callable[[bytes], bool],
-        answer: Callable[[list[Call]], None],
-    ) -> list[Call]:
+    def _confirm(self, calls: list[Call]) -> list[Call]:
         """Returns the calls that this member may answer at once, and has the others answered when
         a quorum has confirmed that nothing is missing here.
         """
-        local = [call for call in calls if is_local(call[3])]
-        if len(local) < len(calls):
-            others = calls if not local else [call for call in calls if not is_local(call[3])]
+        local: list[Call] = []
+        others: list[Call] = []
+        for call in calls:
+            (local if _is_serializable(call[3]) else others).append(call)
+        if others:
 
             def done(error: Exception | None) -> None:
                 if error is None:
-                    answer(others)
+                    self._ranges(others)
                     return
                 status = errors.status_of(error)
                 for connection, stream, _, _ in others:

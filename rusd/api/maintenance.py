@@ -81,7 +81,6 @@ class Maintenance:
         for connection, stream, _, _ in parsed(calls, StatusRequest.FromString):
             applier, raw = self._pipeline.applier, self._pipeline.replica.raw
             membership = applier.membership
-            local = membership.members.get(membership.local_id)
             problems = [] if raw.leader else [errors.NO_LEADER.message]
             response = StatusResponse(
                 version=rusd.ETCD_VERSION,
@@ -92,7 +91,7 @@ class Maintenance:
                 raftAppliedIndex=self._keyspace.applied.position,
                 errors=[*problems, *applier.alarms.texts()],
                 dbSizeInUse=self._engine.size_in_use(),
-                isLearner=local is not None and local.isLearner,
+                isLearner=membership.is_learner,
                 storageVersion=_STORAGE_VERSION,
                 dbSizeQuota=self._quota,
                 downgradeInfo=DowngradeInfo(),

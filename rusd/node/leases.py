@@ -70,7 +70,7 @@ class Leases:
 
     def _take_over(self) -> None:
         """Begins to be the clock: nobody can know which leases were renewed at the one before."""
-        alone = len(self._pipeline.applier.membership.members) == 1
+        alone = self._pipeline.applier.membership.is_alone
         self._lessor.extend(0 if alone else self._grace)
 
     def _tick(self) -> None:

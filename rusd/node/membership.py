@@ -186,6 +186,17 @@ class Membership:
         return self.local_id in self.removed
 
     @property
+    def is_alone(self) -> bool:
+        """Whether there is no other member."""
+        return len(self.members) == 1
+
+    @property
+    def is_learner(self) -> bool:
+        """Whether this member has no vote yet. Not while it has not heard of itself."""
+        local = self.members.get(self.local_id)
+        return local is not None and local.isLearner
+
+    @property
     def voters(self) -> list[Member]:
         return [member for member in self.members.values() if not member.isLearner]
 

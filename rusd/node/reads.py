@@ -33,17 +33,6 @@ class FailedReadError(Exception):
     """A defect kept a read from being answered."""
 
 
-class _Passed:
-    """A read that somebody awaits."""
-
-    def __init__(self, future: "asyncio.Future[Exception | None]") -> None:
-        self.future = future
-
-    def __call__(self, error: Exception | None) -> None:
-        if not self.future.done():
-            self.future.set_result(error)
-
-
 class Reads:
     """Reads that wait for a confirmation, of one member."""
 
@@ -73,14 +62,28 @@ class Reads:
             self._scheduled = True
             self._loop.call_soon(self._ask)
 
+    async def confirm(self) -> None:
+        """Returns when a read may be answered; raises why it cannot be."""
+        confirmed: asyncio.Future[None] = self._loop.create_future()
+
+        def done(error: Exception | None) -> None:
+            if confirmed.done():
+                return
+            if error is None:
+                confirmed.set_result(None)
+            else:
+                confirmed.set_exception(error)
+
+        self.wait(done)
+        await confirmed
+
     async def barrier(self) -> None:
         """Returns when this member has applied all that was acknowledged before. Waits for a leader
         as long as it takes.
         """
         while True:
-            passed = _Passed(self._loop.create_future())
-            self.wait(passed)
-            if await passed.future is None:
+            with suppress(TimedOutReadError, LeaderChangedError, FailedReadError, StoppedError):
+                await self.confirm()
                 return
 
     def give_up(self) -> None:

@@ -8,9 +8,10 @@ run out otherwise.
 import asyncio
 import struct
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from rusd.lease.lessor import Lessor, NoSuchLeaseError
+from rusd.node.leadership import by_leader
 from rusd.node.leases import Leases
 from rusd.node.peer_wire import Method
 from rusd.node.peers import PeerCallError, Peers, PeerUnreachableError
@@ -18,11 +19,7 @@ from rusd.node.pipeline import Pipeline, TimedOutError
 from rusd.node.reads import LeaderChangedError, Reads, TimedOutReadError
 from rusd.pb.rpc_pb2 import LeaseTimeToLiveRequest, LeaseTimeToLiveResponse
 
-_T = TypeVar("_T")
 _LEASE: Final = struct.Struct(">q")
-_AGAIN: Final = 0.05
-"""Seconds until a leader is looked for again."""
-
 _MOST_AT_ONCE: Final = 10_000
 """Leases that one call between members renews."""
 
@@ -122,22 +119,17 @@ class Renewals:
         self, method: Method, body: bytes, here: Callable[[int, bytes], Awaitable[bytes]]
     ) -> bytes:
         """Has the leader do it, whoever that is or becomes. Raises TimedOutError, NoLeaderError."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._pipeline.limits.request_timeout
-        while (left := deadline - loop.time()) > 0:
-            replica = self._replica
-            try:
-                if replica.is_leader:
-                    return await here(replica.id, body)
-                if replica.leader:
-                    return await self._peers.call(replica.leader, method, body, left)
-            except (PeerUnreachableError, PeerCallError, LeaderChangedError):
-                # It has lost the lead, or is gone: the next one is asked.
-                pass
-            except (TimedOutReadError, TimeoutError):
-                break
-            await asyncio.sleep(_AGAIN)
-        raise TimedOutError if self._replica.leader else NoLeaderError
+        replica, peers = self._replica, self._peers
+        try:
+            return await by_leader(
+                replica,
+                self._pipeline.limits.request_timeout,
+                lambda: here(replica.id, body),
+                lambda leader, left: peers.call(leader, method, body, left),
+                (PeerUnreachableError, PeerCallError, LeaderChangedError),
+            )
+        except (TimedOutReadError, TimeoutError, TimedOutError):
+            raise (TimedOutError if replica.leader else NoLeaderError) from None
 
     # The leader's side.
 
@@ -171,18 +163,7 @@ class Renewals:
     async def _confirm(self) -> None:
         """Returns while this member is the leader for certain."""
         if not self._replica.sole:
-            confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-            def done(error: Exception | None) -> None:
-                if confirmed.done():
-                    return
-                if error is None:
-                    confirmed.set_result(None)
-                else:
-                    confirmed.set_exception(error)
-
-            self._reads.wait(done)
-            await confirmed
+            await self._reads.confirm()
         if not self._replica.is_leader:
             raise LeaderChangedError
 

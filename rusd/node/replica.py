@@ -140,11 +140,6 @@ class Replica:
         """Whether the log is being written."""
         return self._writing > 0
 
-    @property
-    def settled(self) -> bool:
-        """Whether nothing is on its way to the log or waits to be applied."""
-        return not self._writing and not self._committed
-
     # In.
 
     def receive(self, messages: Sequence[Message]) -> None:

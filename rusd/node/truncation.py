@@ -41,6 +41,7 @@ class Truncation:
         about to be asked for; None when none are.
         """
         self._needed = needed
+        self._membership = pipeline.applier.membership
         self._pipeline, self._flush, self._executor, self._log = pipeline, flush, executor, log
         self._entries, self._size = entries, size
         self._flushed_index = pipeline.keyspace.applied.position
@@ -64,9 +65,6 @@ class Truncation:
             flushed = asyncio.get_running_loop().run_in_executor(self._executor, self._flush)
             flushed.add_done_callback(lambda future: self._drop(self._flushed_index, future))
 
-    def _is_alone(self) -> bool:
-        return len(self._pipeline.applier.membership.members) == 1
-
     def _shorten(self, applied: int, appended: int) -> None:
         """Forgets entries that are applied here and that no follower should need."""
         marks = self._marks
@@ -74,7 +72,7 @@ class Truncation:
         if appended - size < _MARK_BYTES and applied - index < _MARK_ENTRIES:
             return
         marks.append((applied, appended))
-        kept_bytes, kept_marks = (0, 1) if self._is_alone() else (_KEPT_BYTES, _KEPT_MARKS)
+        kept_bytes, kept_marks = (0, 1) if self._membership.is_alone else (_KEPT_BYTES, _KEPT_MARKS)
         forgotten = 0
         needed = self._needed()
         if needed is not None:
@@ -90,7 +88,7 @@ class Truncation:
             self._log.error("failed to flush the keyspace", error=error)
             return
         kept = flushed + 1
-        if not self._is_alone():
+        if not self._membership.is_alone:
             # After a restart too, followers should find what they lack.
             kept = min(kept, self._pipeline.replica.raw.first_index)
         self._pipeline.submit(
