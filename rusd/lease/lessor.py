@@ -69,6 +69,8 @@ class Lease:
     reductions: int = 0
     """Checkpoints below the full TTL that this member proposed and that are not applied yet."""
     keys: set[bytes] = field(default_factory=set)
+    attached: int = 0
+    """How often a key was added to `keys`."""
 
     @property
     def logged_in_full(self) -> bool:
@@ -134,7 +136,10 @@ class Lessor:
                 found.reductions -= 1
 
     def attach(self, lease: int, key: bytes) -> None:
-        self._leases[lease].keys.add(key)
+        found = self._leases[lease]
+        if key not in found.keys:
+            found.keys.add(key)
+            found.attached += 1
 
     def detach(self, lease: int, key: bytes) -> None:
         found = self._leases.get(lease)

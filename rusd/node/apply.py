@@ -8,15 +8,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from rusd.auth.errors import AuthError
+from rusd.auth.store import AuthStore, Identity
+from rusd.auth.errors import AuthError
 from rusd.lease.lessor import Expiry, LeaseError, Lessor
 from rusd.mvcc import guarded, txn
 from rusd.mvcc.errors import CompactedError, FutureRevisionError, KeyspaceError
 from rusd.mvcc.guarded import GuardedPut
 from rusd.mvcc.keyspace import Applied, Keyspace
 from rusd.mvcc.txn import Plan, Result
+from rusd.node import authority
 from rusd.node.alarms import AlarmError, Alarms, CorruptError
-from rusd.node.entry import Kind, decode
+from rusd.node.authority import Authority
+from rusd.node.entry import MEMBER, Kind, decode, decode_identity
 from rusd.node.membership import MemberChange, Membership, MembershipError, Rows
+from rusd.node.rights import Rights
 from rusd.pb import rpc_pb2
 from rusd.pb.rpc_pb2 import (
     AlarmRequest,
@@ -29,7 +35,7 @@ from rusd.pb.rpc_pb2 import (
 )
 from rusd.raft.message import ConfState
 
-REFUSALS: Final = (KeyspaceError, LeaseError, AlarmError)
+REFUSALS: Final = (KeyspaceError, LeaseError, AlarmError, AuthError)
 """What a request may raise when it is applied: the request alone fails."""
 
 PARSE: Final[dict[int, Callable[[bytes], Any]]] = {
@@ -43,7 +49,11 @@ PARSE: Final[dict[int, Callable[[bytes], Any]]] = {
     Kind.ALARM: rpc_pb2.AlarmRequest.FromString,
     Kind.MEMBER: rpc_pb2.Member.FromString,
     Kind.LEASE_EXPIRE: Expiry.decode,
+    **authority.PARSE,
 }
+
+
+Handler = Callable[[Any], Result]
 
 
 class Applier:
@@ -54,9 +64,12 @@ class Applier:
     ) -> None:
         self.keyspace, self.lessor = keyspace, lessor
         self.membership, self.alarms = membership, alarms
+        self.rights = Rights(AuthStore.load(keyspace.tables.state), lessor)
+        self.caller: Identity | None = None
+        """Who asks for the requests that follow, as the entry says; None is nobody."""
         self.on_compact: Callable[[], None] = lambda: None
         """Called when a compaction has something to sweep."""
-        self.handlers: dict[int, Callable[[Any], Result]] = {
+        self.handlers: dict[int, Handler] = {
             Kind.PUT: partial(txn.put, keyspace),
             Kind.DELETE_RANGE: partial(txn.delete_range, keyspace),
             Kind.TXN: self._txn,
@@ -67,8 +80,11 @@ class Applier:
             Kind.ALARM: self._alarm,
             Kind.MEMBER: self._member,
             Kind.LEASE_EXPIRE: self._lease_expire,
+            Kind.IDENTITY: self._identity,
         }
         self._unguarded = self.handlers.copy()
+        self._checked = self._with_checks()
+        self.rights.store.on_change.append(self._guard)
         self._guard()
 
     def take(self, keyspace: Keyspace, lessor: Lessor) -> None:
@@ -79,6 +95,8 @@ class Applier:
         self.lessor.take(lessor)
         state = self.keyspace.tables.state
         self.membership.reload(state)
+        self.authority.reload()
+        self.rights.store.reload(state)
         self.alarms = Alarms(state.get(Alarms.ROW))
         self._guard()
 
@@ -86,6 +104,9 @@ class Applier:
         """Applies an entry whose callers are gone: after a restart."""
         done = self.keyspace.applied.requests
         for number, (kind, message) in enumerate(decode(data)):
+            if kind == Kind.IDENTITY:
+                self.caller = decode_identity(message)
+                continue
             if number < done:
                 continue
             self.at(position, number)
@@ -105,6 +126,11 @@ class Applier:
         """Notes that the entry is applied, and hands everything to the tables."""
         self.keyspace.applied = Applied(term, position)
         self.keyspace.write()
+        self.caller = None
+
+    def _identity(self, identity: Identity | None) -> Result:
+        self.caller = identity
+        return self.keyspace.revision, b""
 
     def _txn(self, plan: Plan | GuardedPut) -> Result:
         if isinstance(plan, tuple):
@@ -156,11 +182,48 @@ class Applier:
         self._guard()
         return self.keyspace.revision, raised
 
+    def _with_checks(self) -> dict[int, Handler]:
+        """Handlers of what needs a right. A member may do what it does by itself: what else it
+        proposes is no client's to ask for.
+        """
+        rights = self.rights
+
+        def revoke(caller: Identity | None, request: LeaseRevokeRequest) -> None:
+            rights.lease(caller, request.ID)
+
+        def user(caller: Identity | None, _: Any) -> None:
+            rights.user(caller)
+
+        def admin(caller: Identity | None, _: Any) -> None:
+            if caller is not MEMBER:
+                rights.admin(caller)
+
+        checks: dict[int, Callable[[Identity | None, Any], None]] = {
+            Kind.PUT: rights.put,
+            Kind.DELETE_RANGE: rights.delete_range,
+            Kind.TXN: rights.txn,
+            Kind.COMPACT: admin,
+            Kind.LEASE_GRANT: user,
+            Kind.LEASE_REVOKE: revoke,
+            Kind.ALARM: admin,
+        }
+        return {kind: self._after(check, self._unguarded[kind]) for kind, check in checks.items()}
+
+    def _after(self, check: Callable[[Identity | None, Any], None], handle: Handler) -> Handler:
+        def checked(request: Any) -> Result:
+            check(self.caller, request)
+            return handle(request)
+
+        return checked
+
     def _guard(self) -> None:
-        """Puts a refusal in place of what the alarms forbid, so that nothing is checked in normal
-        times, and every member refuses the same requests.
+        """Puts checks before what needs a right while auth is on, and a refusal in place of what
+        the alarms forbid: nothing is checked in normal times, and every member refuses the same
+        requests. As in etcd since 3.6, alarms are told to whoever asks, and take no check away.
         """
         self.handlers.update(self._unguarded)
+        if self.rights.store.enabled:
+            self.handlers.update(self._checked)
         refusal = self.alarms.refusal
         if refusal is None:
             return
@@ -173,7 +236,8 @@ class Applier:
                 self.handlers[kind] = refuse
         else:
             self.handlers[Kind.PUT] = self.handlers[Kind.LEASE_GRANT] = refuse
-            self.handlers[Kind.TXN] = lambda plan: refuse(plan) if _adds(plan) else self._txn(plan)
+            allowed = self.handlers[Kind.TXN]
+            self.handlers[Kind.TXN] = lambda plan: refuse(plan) if _adds(plan) else allowed(plan)
 
     def change_members(self, change: MemberChange) -> MembershipError | None:
         """Changes the members; returns why not, where the members as they are do not allow it."""

@@ -5,9 +5,16 @@ from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import Final
 
+from rusd.auth.store import Identity
+
 _REQUEST: Final = struct.Struct("<BI")
 _BATCH: Final = struct.Struct("<BIQQ")
 _BATCH_SIZE: Final = 16
+_REVISION: Final = struct.Struct("<Q")
+_OF_NOBODY, _OF_MEMBER, _OF_USER = b"\x00", b"\x01", b"\x02"
+
+MEMBER: Final = Identity("", -1)
+"""Who asks for what a member does by itself. No user has this name."""
 
 
 class Kind(IntEnum):
@@ -27,6 +34,23 @@ class Kind(IntEnum):
     """A member as it is from now on (etcdserverpb.Member)."""
     LEASE_EXPIRE = 10
     """Revokes a lease that has run out (rusd.lease.lessor.Expiry)."""
+    AUTH_ENABLE = 11
+    AUTH_DISABLE = 12
+    AUTHENTICATE = 13
+    """Makes a token known (rusd.auth.tokens.Login)."""
+    USER_ADD = 14
+    """Passwords are hashed, here and where they are changed."""
+    USER_DELETE = 15
+    USER_CHANGE_PASSWORD = 16
+    USER_GRANT_ROLE = 17
+    USER_REVOKE_ROLE = 18
+    ROLE_ADD = 19
+    ROLE_DELETE = 20
+    ROLE_GRANT_PERMISSION = 21
+    ROLE_REVOKE_PERMISSION = 22
+    IDENTITY = 23
+    """No request: who asks for those that follow it in the entry, up to the next of its kind. An
+    entry begins with one if auth was on at the member that made it."""
 
 
 def encode(requests: Iterable[tuple[int, bytes]], origin: int, sequence: int) -> bytes:
@@ -57,3 +81,22 @@ def decode(data: bytes) -> Iterator[tuple[int, bytes]]:
         if kind != Kind.BATCH:
             yield kind, data[start : start + size]
         position = start + size
+
+
+def encode_identity(identity: Identity | None) -> bytes:
+    """Message of an IDENTITY; None is nobody, of whom no user is known."""
+    if identity is None:
+        return _OF_NOBODY
+    if identity is MEMBER:
+        return _OF_MEMBER
+    return _OF_USER + _REVISION.pack(identity.revision) + identity.user.encode()
+
+
+def decode_identity(message: bytes) -> Identity | None:
+    """What `encode_identity` made a message of; `MEMBER` itself where it was."""
+    if message == _OF_NOBODY:
+        return None
+    if message == _OF_MEMBER:
+        return MEMBER
+    (revision,) = _REVISION.unpack_from(message, 1)
+    return Identity(message[1 + _REVISION.size :].decode(), revision)

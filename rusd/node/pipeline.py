@@ -13,12 +13,13 @@ from itertools import accumulate, compress
 from time import monotonic
 from typing import Any, Final, NamedTuple, Protocol
 
+from rusd.auth.store import Identity
 from rusd.duration import format_duration
 from rusd.log import Logger
 from rusd.mvcc.keyspace import Keyspace
 from rusd.mvcc.txn import Plan
 from rusd.node.apply import REFUSALS, Applier
-from rusd.node.entry import Kind, batch_of, encode
+from rusd.node.entry import MEMBER, Kind, batch_of, encode, encode_identity
 from rusd.node.log_writer import Job
 from rusd.node.membership import MemberChange
 from rusd.node.replica import Replica
@@ -60,7 +61,10 @@ class StoppedError(Exception):
 
 
 Request = tuple[int, bytes, Any, Any, int]
-"""A request on its way: kind, message as the client sent it, message parsed, caller, tag."""
+"""A request on its way: kind, message as the client sent it, message parsed, caller, tag.
+
+While auth is on, a caller's `identity` is whose right the request needs: an Identity, None or
+MEMBER. A caller without one is nobody; no caller, None, stands for the member itself."""
 
 
 class Limits(NamedTuple):
@@ -104,6 +108,7 @@ class Pipeline:
     ) -> None:
         self.applier, self.replica, self.answers = applier, replica, answers
         self.keyspace: Keyspace = applier.keyspace
+        self._auth = applier.rights.store
         self.log, self.limits = log, limits
         self.loop = asyncio.get_running_loop()
         self.after_apply: list[Callable[[], None]] = []
@@ -275,6 +280,8 @@ class Pipeline:
             batch = self._split()
         else:
             self._waiting, self._waiting_bytes, self._looks = [], 0, []
+        if self._auth.enabled:
+            batch = _identified(batch)
         self._sequence += 1
         data = encode(((item[0], item[1]) for item in batch), replica.id, self._sequence)
         now = self.loop.time()
@@ -479,6 +486,24 @@ _LOST: Final = 0.5
 """Seconds after which a batch may not come any more."""
 
 _SLOW_SHOWN: Final = 5
+
+
+def _identified(batch: list[Request]) -> list[Request]:
+    """A batch that says who asks: where that is another than before, an IDENTITY comes first."""
+    identified: list[Request] = []
+    last: Identity | None = MEMBER
+    noted = b""
+    for request in batch:
+        caller = request[3]
+        # Who says nothing of itself is nobody: a client's call that came before auth was on.
+        identity = MEMBER if caller is None else getattr(caller, "identity", None)
+        if identity is not last or not noted:
+            last, message = identity, encode_identity(identity)
+            if message != noted:
+                noted = message
+                identified.append((Kind.IDENTITY, message, identity, None, 0))
+        identified.append(request)
+    return identified
 
 
 def _leaders_alone(request: Request) -> bool:

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rusd.node.entry import Kind, batch_of, decode, encode
+from rusd.auth.store import Identity
+from rusd.node.entry import (
+    MEMBER,
+    Kind,
+    batch_of,
+    decode,
+    decode_identity,
+    encode,
+    encode_identity,
+)
 
 requests = st.lists(
     st.tuples(st.sampled_from(sorted(set(Kind) - {Kind.BATCH})), st.binary(max_size=300)),
@@ -45,6 +54,7 @@ def test_the_numbers_on_disk_do_not_change() -> None:
         ("ALARM", 8),
         ("MEMBER", 9),
         ("LEASE_EXPIRE", 10),
+        ("IDENTITY", 23),
     ]
     origin, sequence = b"\x01" + bytes(7), b"\x02" + bytes(7)
     assert encode([(Kind.PUT, b"ab")], 1, 2) == (
@@ -56,3 +66,10 @@ def test_an_entry_says_whose_batch_it_is() -> None:
     assert batch_of(encode([(Kind.PUT, b"ab")], 2**64 - 1, 2**63)) == (2**64 - 1, 2**63)
     assert batch_of(b"") == (0, 0)
     assert batch_of(b"\x01\x02\x00\x00\x00ab" + bytes(30)) == (0, 0), "of a cluster of one member"
+
+
+@given(st.builds(Identity, st.text(), st.integers(0, 2**63)) | st.sampled_from([None, MEMBER]))
+def test_an_identity_comes_back_and_no_user_becomes_the_member(identity: Identity | None) -> None:
+    found = decode_identity(encode_identity(identity))
+    assert found == identity
+    assert (found is MEMBER) == (identity is MEMBER)
