@@ -33,10 +33,14 @@ from rusd.pb.auth_pb2 import Permission, Role, User, UserAddOptions
 ROOT: Final = "root"
 """The user without whom auth cannot be on, and the role that may do everything."""
 
-_ENABLED_ROW: Final = b"auth/enabled"
-_REVISION_ROW: Final = b"auth/revision"
-_USER: Final = b"auth/user/"
-_ROLE: Final = b"auth/role/"
+ENABLED_ROW: Final = b"auth/enabled"
+"""Is there while auth is on."""
+REVISION_ROW: Final = b"auth/revision"
+USER_PREFIX: Final = b"auth/user/"
+ROLE_PREFIX: Final = b"auth/role/"
+"""Before a name, of rows with a serialized authpb.User or Role. A user's password is its hash."""
+
+_ENABLED: Final = b"\x01"
 _REVISION: Final = struct.Struct(">Q")
 _FIRST_REVISION: Final = 1
 
@@ -77,6 +81,8 @@ class AuthStore:
         """Counts the changes. A token that carries an older one is refused with its error."""
         self.on_change: list[Callable[[], None]] = []
         """Called after every change, when the store has changed and the rows are not stored yet."""
+        self.on_invalidate: list[Callable[[str], None]] = []
+        """Called with the name of a user that was deleted or has another password."""
         self._users: dict[str, User] = {}
         self._roles: dict[str, Role] = {}
         self._rights: dict[str, tuple[Intervals, ...]] = {}
@@ -90,12 +96,12 @@ class AuthStore:
 
     def reload(self, state: Rdict) -> None:
         """Takes everything, in place, from a state table: of a snapshot that was installed."""
-        self.enabled = state.get(_ENABLED_ROW) is not None
-        revision: bytes | None = state.get(_REVISION_ROW)
+        self.enabled = state.get(ENABLED_ROW) is not None
+        revision: bytes | None = state.get(REVISION_ROW)
         self.revision = _FIRST_REVISION if revision is None else _REVISION.unpack(revision)[0]
-        users = (User.FromString(row) for _, row in rows(state, *_range(_USER)))
+        users = (User.FromString(row) for _, row in rows(state, *_range(USER_PREFIX)))
         self._users = {user.name.decode(): user for user in users}
-        roles = (Role.FromString(row) for _, row in rows(state, *_range(_ROLE)))
+        roles = (Role.FromString(row) for _, row in rows(state, *_range(ROLE_PREFIX)))
         self._roles = {role.name.decode(): role for role in roles}
         self._changed()
 
@@ -169,13 +175,13 @@ class AuthStore:
             raise RootRoleNotExistError
         self.enabled = True
         self._changed()
-        return [(_ENABLED_ROW, b"")]
+        return [(ENABLED_ROW, _ENABLED)]
 
     def disable(self) -> Rows:
         if not self.enabled:
             return []
         self.enabled = False
-        return self._commit([(_ENABLED_ROW, None)])
+        return self._commit([(ENABLED_ROW, None)])
 
     def add_user(self, name: str, password: bytes, options: UserAddOptions) -> Rows:
         """`password` is its hash."""
@@ -190,13 +196,17 @@ class AuthStore:
             raise InvalidAuthMgmtError
         self._user(name)
         del self._users[name]
-        return self._commit([(_USER + name.encode(), None)])
+        stored = self._commit([(USER_PREFIX + name.encode(), None)])
+        self._invalidated(name)
+        return stored
 
     def change_password(self, name: str, password: bytes) -> Rows:
         """`password` is its hash."""
         user = _copy(self._user(name))
         user.password = password
-        return self._put_users([user])
+        stored = self._put_users([user])
+        self._invalidated(name)
+        return stored
 
     def grant_role(self, name: str, role: str) -> Rows:
         user = _copy(self._user(name))
@@ -233,7 +243,7 @@ class AuthStore:
         having = [user for user in having if name in user.roles]
         for user in having:
             user.roles.remove(name)
-        return [(_ROLE + name.encode(), None), *self._put_users(having)]
+        return [(ROLE_PREFIX + name.encode(), None), *self._put_users(having)]
 
     def grant_permission(self, name: str, permission: Permission) -> Rows:
         """Grants it, or changes what is granted for just that range."""
@@ -296,22 +306,26 @@ class AuthStore:
         stored: Rows = []
         for user in users:
             self._users[user.name.decode()] = user
-            stored.append((_USER + user.name, user.SerializeToString(deterministic=True)))
+            stored.append((USER_PREFIX + user.name, user.SerializeToString(deterministic=True)))
         return self._commit(stored)
 
     def _put_role(self, role: Role) -> Rows:
         self._roles[role.name.decode()] = role
-        return self._commit([(_ROLE + role.name, role.SerializeToString(deterministic=True))])
+        return self._commit([(ROLE_PREFIX + role.name, role.SerializeToString(deterministic=True))])
 
     def _commit(self, stored: Rows) -> Rows:
         self.revision += 1
         self._changed()
-        return [*stored, (_REVISION_ROW, _REVISION.pack(self.revision))]
+        return [*stored, (REVISION_ROW, _REVISION.pack(self.revision))]
 
     def _changed(self) -> None:
         self._rights.clear()
         for listener in self.on_change:
             listener()
+
+    def _invalidated(self, name: str) -> None:
+        for listener in self.on_invalidate:
+            listener(name)
 
 
 def _copy(user: User) -> User:

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from rusd.auth.errors import AuthError
 from rusd.auth.store import AuthStore, Identity
-from rusd.auth.errors import AuthError
 from rusd.lease.lessor import Expiry, LeaseError, Lessor
 from rusd.mvcc import guarded, txn
 from rusd.mvcc.errors import CompactedError, FutureRevisionError, KeyspaceError
@@ -19,7 +18,7 @@ from rusd.mvcc.keyspace import Applied, Keyspace
 from rusd.mvcc.txn import Plan, Result
 from rusd.node import authority
 from rusd.node.alarms import AlarmError, Alarms, CorruptError
-from rusd.node.authority import Authority
+from rusd.node.authority import ADMIN_KINDS, Authority
 from rusd.node.entry import MEMBER, Kind, decode, decode_identity
 from rusd.node.membership import MemberChange, Membership, MembershipError, Rows
 from rusd.node.rights import Rights
@@ -64,7 +63,9 @@ class Applier:
     ) -> None:
         self.keyspace, self.lessor = keyspace, lessor
         self.membership, self.alarms = membership, alarms
-        self.rights = Rights(AuthStore.load(keyspace.tables.state), lessor)
+        store = AuthStore.load(keyspace.tables.state)
+        self.authority = Authority(store, keyspace)
+        self.rights = Rights(store, lessor)
         self.caller: Identity | None = None
         """Who asks for the requests that follow, as the entry says; None is nobody."""
         self.on_compact: Callable[[], None] = lambda: None
@@ -81,6 +82,7 @@ class Applier:
             Kind.MEMBER: self._member,
             Kind.LEASE_EXPIRE: self._lease_expire,
             Kind.IDENTITY: self._identity,
+            **self.authority.handlers,
         }
         self._unguarded = self.handlers.copy()
         self._checked = self._with_checks()
@@ -95,8 +97,7 @@ class Applier:
         self.lessor.take(lessor)
         state = self.keyspace.tables.state
         self.membership.reload(state)
-        self.authority.reload()
-        self.rights.store.reload(state)
+        self.authority.reload(state)
         self.alarms = Alarms(state.get(Alarms.ROW))
         self._guard()
 
@@ -206,6 +207,7 @@ class Applier:
             Kind.LEASE_GRANT: user,
             Kind.LEASE_REVOKE: revoke,
             Kind.ALARM: admin,
+            **dict.fromkeys(ADMIN_KINDS, admin),
         }
         return {kind: self._after(check, self._unguarded[kind]) for kind, check in checks.items()}
 
