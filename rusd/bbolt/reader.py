@@ -1,0 +1,345 @@
+"""Reads a bbolt file through a memory map: what it looks at is checked before it is used.
+
+A damaged file gives a BboltError that names the page. It never makes a read go on for ever, for no
+page is visited twice in a pass, nor past the end of a page.
+"""
+
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, NamedTuple, Self
+
+from rusd.bbolt.layout import (
+    BRANCH,
+    BUCKET,
+    CHECKSUM,
+    FLAG_BUCKET,
+    HEAD,
+    KIND_BRANCH,
+    KIND_FREELIST,
+    KIND_LEAF,
+    KIND_META,
+    KIND_NAMES,
+    LEAF,
+    MAGIC,
+    MANY,
+    META,
+    NO_FREELIST,
+    PAGE_SIZES,
+    VERSION,
+    BboltError,
+    fnv1a,
+)
+
+Item = tuple[bytes, bytes]
+Visit = Callable[[int, int], None]
+"""Told of each page that a pass visits: its id, and how many pages it is."""
+_DEPTH: Final = 64
+"""Levels of a tree: more than any file can have whose branches have two children each."""
+
+
+class Meta(NamedTuple):
+    """What a meta page says."""
+
+    page_size: int
+    root: int
+    freelist: int
+    pages: int
+    """Pages that are in use: those from this number on may be missing."""
+    transaction: int
+
+
+class Page(NamedTuple):
+    """A page with those that it runs on over. `body` begins with the page's head."""
+
+    id: int
+    kind: int
+    items: int
+    pages: int
+    body: memoryview
+
+
+class Bucket(NamedTuple):
+    """Where a bucket is: on a page of its own, or, with `root` 0, in `inline`."""
+
+    holder: int
+    """The page that says so."""
+    root: int
+    sequence: int
+    inline: memoryview
+
+
+class Database:
+    """An open file. Raises OSError when it cannot be read, BboltError when it is damaged."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damaged_meta: BboltError | None = None
+        """What is wrong with the other meta page, when one of the two is."""
+        with path.open("rb") as file:
+            self.file_size = os.fstat(file.fileno()).st_size
+            if self.file_size < HEAD.size + META.size + CHECKSUM.size:
+                raise BboltError(0, f"the file has only {self.file_size} bytes")
+            self._map = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        self._view = memoryview(self._map)
+        try:
+            self.meta = self._choose_meta()
+            if self.meta.pages * self.meta.page_size > self.file_size:
+                raise BboltError(
+                    self.file_size // self.meta.page_size,
+                    f"the file ends here; {self.meta.pages} pages are in use",
+                )
+            self.buckets = self._buckets()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the file, once nothing that was read refers to it any more."""
+        self.buckets = {}
+        self._view.release()
+        try:
+            self._map.close()
+        except BufferError:
+            # An error on its way up holds a page; the map goes with it.
+            return
+
+    @property
+    def size(self) -> int:
+        """Bytes that are in use, from the file's beginning."""
+        return self.meta.pages * self.meta.page_size
+
+    def items(self, bucket: bytes, visit: Visit | None = None) -> Iterator[Item]:
+        """The items of a bucket, in key order; none where there is no such bucket.
+
+        `visit` raises BboltError when a page must not be there.
+        """
+        found = self.buckets.get(bucket)
+        return iter(()) if found is None else self._items(found, visit)
+
+    def _items(self, bucket: Bucket, visit: Visit | None) -> Iterator[Item]:
+        for number, flags, key, value in self._leaves(bucket, visit):
+            if flags:
+                raise BboltError(number, f"key {_shown(key)} is a bucket within a bucket")
+            yield key, bytes(value)
+
+    def free_pages(self, visit: Visit | None = None) -> memoryview:
+        """The ids of the freelist, as 8-byte integers; empty when it was not stored."""
+        if self.meta.freelist == NO_FREELIST:
+            return memoryview(b"").cast("Q")
+        page = self.page(self.meta.freelist)
+        if page.kind != KIND_FREELIST:
+            raise BboltError(page.id, f"a {_kind(page.kind)} page where the freelist should be")
+        if visit is not None:
+            visit(page.id, page.pages)
+        start, count = HEAD.size, page.items
+        if count == MANY:
+            count = int.from_bytes(page.body[start : start + 8], "little")
+            start += 8
+        if start + 8 * count > len(page.body):
+            raise BboltError(page.id, f"a freelist of {count} pages does not fit")
+        return page.body[start : start + 8 * count].cast("Q")
+
+    def page(self, number: int) -> Page:
+        """A page in use that is no meta page, with what it runs on over."""
+        size = self.meta.page_size
+        if not 2 <= number < self.meta.pages:
+            raise BboltError(number, f"outside of the {self.meta.pages} pages in use")
+        start = number * size
+        own, kind, count, overflow = HEAD.unpack_from(self._view, start)
+        if own != number:
+            raise BboltError(number, f"it says that it is page {own}")
+        if number + overflow >= self.meta.pages:
+            raise BboltError(number, f"it runs on over {overflow} pages, past the last one")
+        return Page(
+            number, kind, count, overflow + 1, self._view[start : start + (overflow + 1) * size]
+        )
+
+    def _choose_meta(self) -> Meta:
+        found: list[Meta] = []
+        problems: list[BboltError] = []
+        sizes = [*PAGE_SIZES]
+        for number in (0, 1):
+            # Without the first page the size is not known: then all are tried for the second.
+            best: BboltError | None = None
+            for size in sizes:
+                try:
+                    meta = self._read_meta(number, number * size)
+                    if number and meta.page_size != size:
+                        raise BboltError(number, f"it speaks of pages of {meta.page_size} bytes")
+                except BboltError as error:
+                    best = best or error
+                    continue
+                found.append(meta)
+                sizes = [meta.page_size]
+                break
+            else:
+                assert best is not None, "there are sizes"
+                problems.append(best)
+        if not found:
+            raise problems[0]
+        self.damaged_meta = problems[0] if problems else None
+        return max(found, key=lambda meta: meta.transaction)
+
+    def _read_meta(self, number: int, start: int) -> Meta:
+        end = start + HEAD.size + META.size
+        if end + CHECKSUM.size > self.file_size:
+            raise BboltError(number, "the file ends before it")
+        own, kind, _, _ = HEAD.unpack_from(self._view, start)
+        packed = bytes(self._view[start + HEAD.size : end])
+        magic, version, page_size, _, root, _, freelist, pages, transaction = META.unpack(packed)
+        if magic != MAGIC:
+            raise BboltError(number, "no bbolt database: the meta page's magic number is not there")
+        if version != VERSION:
+            raise BboltError(number, f"format version {version}, not {VERSION}")
+        if CHECKSUM.unpack_from(self._view, end)[0] != fnv1a(packed):
+            raise BboltError(number, "the meta page's checksum is wrong")
+        if own != number or kind != KIND_META:
+            raise BboltError(number, f"the head of page {own}, a {_kind(kind)} page")
+        if page_size not in PAGE_SIZES:
+            raise BboltError(number, f"pages of {page_size} bytes")
+        return Meta(page_size, root, freelist, pages, transaction)
+
+    def _buckets(self) -> dict[bytes, Bucket]:
+        root = Bucket(0, self.meta.root, 0, self._view[:0])
+        buckets: dict[bytes, Bucket] = {}
+        for number, flags, name, value in self._leaves(root, None):
+            if flags != FLAG_BUCKET:
+                raise BboltError(number, f"item {_shown(name)} of the root is no bucket")
+            if len(value) < BUCKET.size:
+                raise BboltError(number, f"the header of bucket {_shown(name)} is cut short")
+            page, sequence = BUCKET.unpack_from(value)
+            buckets[name] = Bucket(number, page, sequence, value[BUCKET.size :])
+        return buckets
+
+    def _leaves(
+        self, bucket: Bucket, visit: Visit | None
+    ) -> Iterator[tuple[int, int, bytes, memoryview]]:
+        """Page, flags, key and value of each item of a tree, in key order."""
+        last: bytes | None = None
+        for page in self._leaf_pages(bucket, visit):
+            items = _items_of(page)
+            for flags, key, value in items:
+                if last is not None and key <= last:
+                    raise BboltError(page.id, f"key {_shown(key)} is out of order")
+                last = key
+                yield page.id, flags, key, value
+
+    def leaf_pages(self, bucket: bytes) -> Iterator[Page]:
+        """The leaf pages of a bucket, in key order."""
+        found = self.buckets.get(bucket)
+        return iter(()) if found is None else self._leaf_pages(found, None)
+
+    def _leaf_pages(self, bucket: Bucket, visit: Visit | None) -> Iterator[Page]:
+        if not bucket.root:
+            yield _inline(bucket)
+            return
+        seen = bytearray((self.meta.pages + 7) // 8)
+        # Children that are yet to be visited, a level each; a child is a page, and its first key.
+        levels: list[Iterator[tuple[int, bytes | None]]] = [iter([(bucket.root, None)])]
+        while levels:
+            child = next(levels[-1], None)
+            if child is None:
+                levels.pop()
+                continue
+            number, first = child
+            page = self.page(number)
+            if seen[number >> 3] & 1 << (number & 7):
+                raise BboltError(number, "it is in the tree twice")
+            seen[number >> 3] |= 1 << (number & 7)
+            if visit is not None:
+                visit(number, page.pages)
+            if page.kind == KIND_LEAF:
+                _check_first(page, first)
+                yield page
+            elif page.kind == KIND_BRANCH:
+                if len(levels) == _DEPTH:
+                    raise BboltError(number, f"a tree of more than {_DEPTH} levels")
+                levels.append(_children(page, first))
+            else:
+                raise BboltError(number, f"a {_kind(page.kind)} page within a tree")
+
+
+def _inline(bucket: Bucket) -> Page:
+    body = bucket.inline
+    if len(body) < HEAD.size:
+        raise BboltError(bucket.holder, "a bucket within this page is cut short")
+    _, kind, count, overflow = HEAD.unpack_from(body)
+    if kind != KIND_LEAF or overflow:
+        raise BboltError(bucket.holder, "a bucket within this page is no leaf")
+    return Page(bucket.holder, kind, count, 0, body)
+
+
+def _children(page: Page, first: bytes | None) -> Iterator[tuple[int, bytes | None]]:
+    """The children of a branch page: their ids, and the first key of each."""
+    _, _, count, _, body = page
+    if not count:
+        raise BboltError(page.id, "a branch without children")
+    table = HEAD.size + count * BRANCH.size
+    if table > len(body):
+        raise BboltError(page.id, f"{count} children do not fit")
+    last: bytes | None = None
+    for number, (position, size, child) in enumerate(BRANCH.iter_unpack(body[HEAD.size : table])):
+        start = HEAD.size + number * BRANCH.size + position
+        if start < table or start + size > len(body):
+            raise BboltError(page.id, f"the key of child {number} is outside of the page")
+        key = bytes(body[start : start + size])
+        if last is None:
+            if first is not None and key < first:
+                raise BboltError(page.id, f"it begins with {_shown(key)}, below its own first key")
+        elif key <= last:
+            raise BboltError(page.id, f"key {_shown(key)} is out of order")
+        last = key
+        yield child, key
+
+
+def _check_first(page: Page, first: bytes | None) -> None:
+    if first is None:
+        return
+    item = next(_items_of(page), None)
+    if item is None:
+        raise BboltError(page.id, "a leaf without items below a branch")
+    if item[1] < first:
+        raise BboltError(page.id, f"it begins with {_shown(item[1])}, below its own first key")
+
+
+def _items_of(page: Page) -> Iterator[tuple[int, bytes, memoryview]]:
+    """Flags, key and value of each item of a leaf page."""
+    _, _, count, _, body = page
+    table = HEAD.size + count * LEAF.size
+    end = len(body)
+    if table > end:
+        raise BboltError(page.id, f"{count} items do not fit")
+    head = HEAD.size
+    for flags, position, key_size, value_size in LEAF.iter_unpack(body[HEAD.size : table]):
+        start = head + position
+        middle = start + key_size
+        if start < table or middle + value_size > end:
+            raise BboltError(page.id, f"item {(head - HEAD.size) // LEAF.size} is outside of it")
+        yield flags, bytes(body[start:middle]), body[middle : middle + value_size]
+        head += LEAF.size
+
+
+def _kind(kind: int) -> str:
+    return KIND_NAMES.get(kind, f"0x{kind:x}")
+
+
+def _shown(key: bytes) -> str:
+    return (
+        key[:32].hex()
+        if not key.isascii() or not key[:32].decode().isprintable()
+        else repr(key[:32].decode())
+    )
