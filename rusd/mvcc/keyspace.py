@@ -53,6 +53,24 @@ class Applied(NamedTuple):
     requests: int = 0
 
 
+class Marks(NamedTuple):
+    """Where a keyspace is: what its state rows say."""
+
+    revision: int = 1
+    compacted: int = NEVER_COMPACTED
+    swept: int = NEVER_COMPACTED
+    """Up to this revision, what compaction frees is gone from the tables."""
+    applied: Applied = Applied()
+
+    def rows(self) -> list[tuple[bytes, bytes]]:
+        """The state rows, for a keyspace that is made elsewhere."""
+        numbers = zip((_REVISION_ROW, _COMPACTED_ROW, _SWEPT_ROW), self[:3], strict=True)
+        return [
+            *((name, U64.pack(number)) for name, number in numbers if number >= 0),
+            (_APPLIED_ROW, _APPLIED.pack(*self.applied)),
+        ]
+
+
 class Meta(NamedTuple):
     """What is known of a live key without its value."""
 
@@ -130,16 +148,7 @@ class Keyspace:
 
     def _load(self) -> None:
         """Fills the index from the latest table, and the state rows."""
-        state = self.tables.state
-        self.revision, self.compacted, self.swept = (
-            U64.unpack(row)[0] if (row := state.get(name)) else default
-            for name, default in (
-                (_REVISION_ROW, 1),
-                (_COMPACTED_ROW, NEVER_COMPACTED),
-                (_SWEPT_ROW, NEVER_COMPACTED),
-            )
-        )
-        self.applied = applied_in(state)
+        self.revision, self.compacted, self.swept, self.applied = marks_in(self.tables.state)
         index = self.index
         for key, value in rows(self.tables.latest, b"", None):
             index[key] = value[:META_SIZE]
@@ -343,6 +352,19 @@ class Keyspace:
 
     def _age(self) -> None:
         self._older, self._recent, self._recent_bytes = self._recent, {}, 0
+
+
+def marks_in(state: Rdict) -> Marks:
+    """What a state table says of the keyspace that it belongs to."""
+    revision, compacted, swept = (
+        U64.unpack(row)[0] if (row := state.get(name)) else default
+        for name, default in (
+            (_REVISION_ROW, 1),
+            (_COMPACTED_ROW, NEVER_COMPACTED),
+            (_SWEPT_ROW, NEVER_COMPACTED),
+        )
+    )
+    return Marks(revision, compacted, swept, applied_in(state))
 
 
 def applied_in(state: Rdict) -> Applied:

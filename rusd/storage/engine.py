@@ -148,6 +148,21 @@ def state_table(path: Path) -> Iterator[Rdict]:
         db.close()
 
 
+@contextmanager
+def tables_of(path: Path) -> Iterator[Tables]:
+    """All tables of a database that nobody writes to: of a checkpoint. Raises OSError."""
+    raw = Options(raw_mode=True)
+    families = {name: raw for name in (LATEST, EVENTS, HISTORY)}
+    try:
+        db = Rdict(str(path), raw, families, AccessType.read_only())
+    except Exception as error:  # rocksdict has no class of its own for it
+        raise OSError(f"the database in {path} cannot be opened: {error}") from error
+    try:
+        yield Tables.of(db)
+    finally:
+        db.close()
+
+
 def destroy(path: Path) -> bool:
     """Removes a database that is not open in this process. Returns whether it is gone."""
     try:
