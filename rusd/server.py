@@ -26,7 +26,9 @@ from rusd.api.kv import KV
 from rusd.api.lease import LeaseService
 from rusd.api.maintenance import Maintenance
 from rusd.api.slow import SlowReads
+from rusd.api.snapshot import Snapshot
 from rusd.api.watch import Watch
+from rusd.backup.source import Backups
 from rusd.config import Config
 from rusd.lease.lessor import Lessor
 from rusd.log import Logger, log_loop_exceptions, open_logger, standard_logger
@@ -170,6 +172,7 @@ async def _serve(config: Config, log: Logger) -> int:
     maintenance = Maintenance(
         pipeline, engine, compactor, threads, transfer, headers, config.quota_backend_bytes, log
     )
+    snapshot = Snapshot(Backups(engine), log)
     reconfiguration = Reconfiguration(
         pipeline, peers, config.strict_reconfig_check, config.max_learners
     )
@@ -186,6 +189,7 @@ async def _serve(config: Config, log: Logger) -> int:
                 *watch.methods(),
                 *lease.methods(),
                 *maintenance.methods(),
+                *snapshot.methods(),
                 *cluster.methods(),
             ]
         ),
@@ -219,6 +223,7 @@ async def _serve(config: Config, log: Logger) -> int:
         replica.on_leader_change.append(lambda: _give_up(pipeline, reads))
         _give_up(pipeline, reads)
     watch.stop()
+    await snapshot.stop()
     lease.stop()
     await server.drain(_DRAIN_SECONDS if code == 0 else 0)
     if code == 0:
