@@ -1,0 +1,1 @@
+"""Certificates for labs and tests: a certificate authority, and one of each kind that it signs."""
