@@ -343,8 +343,10 @@ class Config:
     cert_file: str = _flag(SECURITY, TEXT, "", "certificate for clients")
     key_file: str = _flag(SECURITY, TEXT, "", "its key")
     client_cert_auth: bool = _flag(SECURITY, BOOL, "false", "ask clients for a certificate")
-    client_cert_file: str = _flag(SECURITY, TEXT, "", "certificate for calls to itself")
-    client_key_file: str = _flag(SECURITY, TEXT, "", "its key")
+    client_cert_file: str = _flag(
+        SECURITY, TEXT, "", "no meaning but that it is checked: no member calls itself", True
+    )
+    client_key_file: str = _flag(SECURITY, TEXT, "", "its key", True)
     client_crl_file: str = _flag(SECURITY, TEXT, "", "clients' certificates that were revoked")
     client_cert_allowed_hostname: tuple[str, ...] = _flag(
         SECURITY, LIST, "", "names that a client's certificate may have"
@@ -373,19 +375,19 @@ class Config:
     host_whitelist: tuple[str, ...] = _flag(
         SECURITY, LIST, "*", "host names that plain HTTP requests may ask for"
     )
-    tls_min_version: str = _flag(
-        SECURITY, _choice("TLS1.2", "TLS1.3"), "TLS1.2", "oldest TLS to allow"
-    )
+    tls_min_version: str = _flag(SECURITY, TEXT, "TLS1.2", "oldest TLS to allow: TLS1.2 or TLS1.3")
     tls_max_version: str = _flag(
-        SECURITY, _choice("", "TLS1.2", "TLS1.3"), "", "newest TLS to allow"
+        SECURITY, TEXT, "", "newest TLS to allow: TLS1.2 or TLS1.3; the newest there is"
     )
     peer_skip_client_san_verification: bool = _flag(
         SECURITY, BOOL, "false", "do not compare a member's certificate with its address"
     )
 
-    auth_token: str = _flag(AUTH, TEXT, "simple", "kind of authentication token")
+    auth_token: str = _flag(
+        AUTH, TEXT, "simple", "kind of authentication token: simple, or jwt,sign-method=..."
+    )
     bcrypt_cost: int = _flag(AUTH, UINT, "10", "cost of a password's hash")
-    auth_token_ttl: int = _flag(AUTH, UINT, "300", "seconds that a token lives")
+    auth_token_ttl: int = _flag(AUTH, UINT, "300", "seconds that a simple token lives unused")
 
     enable_pprof: bool = _flag(MONITORING, BOOL, "false", "no meaning: no Go runtime", True)
     metrics: str = _flag(
@@ -473,6 +475,15 @@ class Config:
         """Revisions of history to keep; 0 when compaction is off or goes by time."""
         return _retention(self)[1]
 
+    @property
+    def uses_tls(self) -> bool:
+        """Whether any flag or URL is about TLS."""
+        urls = [*self.listen_client_urls, *self.listen_peer_urls]
+        urls += [url for member in self.initial_cluster for url in member.peer_urls]
+        return any(url.scheme == "https" for url in urls) or any(
+            _is_set(self, flag) for flag in FLAGS.values() if flag.group == SECURITY
+        )
+
     def check_bootstrap(self) -> None:
         """Raise ConfigError when no new member can start from this.
 
@@ -494,9 +505,9 @@ FLAGS: dict[str, Flag] = {
 
 # Flags that would change what is safe, who forms the cluster or where the member answers: set, they
 # stop the start. Support for one is done when its name leaves this table.
-NOT_YET = frozenset(name for name, flag in FLAGS.items() if flag.group == SECURITY) | {
-    "bcrypt-cost",
-    "auth-token-ttl",
+NOT_YET = {
+    "cors",
+    "host-whitelist",
     "discovery",
     "discovery-token",
     "discovery-endpoints",
@@ -514,7 +525,8 @@ WITHOUT_EFFECT_YET = frozenset(
     )
 )
 """Accepted, and in `Config.ignored`."""
-_URL_SCHEMES = ("http",)  # of http, https, unix and unixs, those that are supported yet
+_TLS_VERSIONS = ("TLS1.2", "TLS1.3")
+_URL_SCHEMES = ("http", "https")  # of http, https, unix and unixs, those that are supported yet
 
 
 # Sources
@@ -727,11 +739,25 @@ def _check(config: Config) -> None:
             _check_urls(flag, getattr(config, flag.field))
     for member in config.initial_cluster:
         _check_urls(FLAGS["initial-cluster"], member.peer_urls)
-    if config.auth_token != "simple":
-        problem = "is not supported yet" if config.auth_token.startswith("jwt") else "is not valid"
-        raise ConfigError(f'--auth-token: "{config.auth_token}" {problem}: invalid auth options')
+    _check_tls(config)
     _check_timing(config)
     _retention(config)
+
+
+def _check_tls(config: Config) -> None:
+    low, high = config.tls_min_version, config.tls_max_version
+    for flag, version in (("tls-min-version", low), ("tls-max-version", high)):
+        if version not in ("", *_TLS_VERSIONS):
+            raise ConfigError(
+                f'--{flag}: unexpected TLS version "{version}" '
+                f"(must be one of: {', '.join(_TLS_VERSIONS)})"
+            )
+    if high and low > high:
+        raise ConfigError(f"min version ({low}) is greater than max version ({high})")
+    if low == "TLS1.3" and config.cipher_suites:
+        raise ConfigError(
+            "--cipher-suites: cipher suites cannot be configured when only TLS1.3 is enabled"
+        )
 
 
 def _check_logging(config: Config) -> None:

@@ -14,11 +14,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import uvloop
 
 import rusd
 from rusd.api.answers import Answers, Headers
+from rusd.api.auth import AuthService
 from rusd.api.cluster import Cluster
 from rusd.api.gate import Gate
 from rusd.api.http import Http
@@ -28,6 +30,8 @@ from rusd.api.maintenance import Maintenance
 from rusd.api.slow import SlowReads
 from rusd.api.snapshot import Snapshot
 from rusd.api.watch import Watch
+from rusd.auth.passwords import DEFAULT_COST, LEAST_COST, MOST_COST, Passwords
+from rusd.auth.provider import TokenOptionsError, provider
 from rusd.backup.source import Backups
 from rusd.config import Config
 from rusd.lease.lessor import Lessor
@@ -65,8 +69,13 @@ from rusd.raft.raw_node import RawNode
 from rusd.storage.engine import Engine
 from rusd.storage.folders import make_directory
 from rusd.storage.wal import DamagedLogError, Wal
+from rusd.tls.settings import TlsError
 from rusd.wire.limits import Limits
 from rusd.wire.server import Server
+
+if TYPE_CHECKING:
+    from rusd.tls.dialing import Dialing
+    from rusd.tls.handshakes import Handshakes
 
 _GRPC_OVERHEAD = 512 * 1024
 """What a gRPC message may have over --max-request-bytes."""
@@ -81,7 +90,14 @@ def run(config: Config) -> int:
     log = open_logger(config)
     try:
         return uvloop.run(_serve(config, log))
-    except (DamagedLogError, DamagedDataError, BootstrapError, OSError) as error:
+    except (
+        DamagedLogError,
+        DamagedDataError,
+        BootstrapError,
+        TlsError,
+        TokenOptionsError,
+        OSError,
+    ) as error:
         log.fatal("failed to start or to go on", error=error)
         return 1
     finally:
@@ -111,12 +127,16 @@ async def _serve(config: Config, log: Logger) -> int:
 
     data = Path(config.data_dir)
     lock = _lock(data)
+    token_provider = provider(config.auth_token, config.auth_token_ttl)
+    for notice in token_provider.notices:
+        log.warn(notice)
+    tls = _tls(config, log)
     engine = Engine(data / "member")
     wal = Wal(wal_directory(data, config.wal_dir), sync=not config.unsafe_no_fsync)
     lessor = Lessor(time.monotonic)
     identity = None
     if Membership.load(engine.tables.state) is None:
-        identity = await identify(config, ask)
+        identity = await identify(config, partial(ask, secure=tls.dial))
     applier, persisted = recover(
         engine, wal, lessor, identity, log, force_new_cluster=config.force_new_cluster
     )
@@ -124,7 +144,9 @@ async def _serve(config: Config, log: Logger) -> int:
 
     raw = RawNode(_raft(config, membership.local_id), persisted)
     replica = Replica(raw, wal, log, config.heartbeat_interval, fail)
-    peers = _peers(config, membership, replica, log, end)
+    peers = _peers(config, membership, replica, tls.dial, log, end)
+    authority = applier.authority
+    authority.tokens = token_provider.tokens(authority.store, lambda: replica.applied)
     headers = Headers(membership.cluster_id, membership.local_id)
     replica.on_leader_change.append(lambda: headers.set_term(raw.term))
     pipeline = Pipeline(
@@ -177,6 +199,8 @@ async def _serve(config: Config, log: Logger) -> int:
         pipeline, peers, config.strict_reconfig_check, config.max_learners
     )
     cluster = Cluster(reconfiguration, reads, headers)
+    passwords = Passwords(_bcrypt_cost(config, log))
+    auth = AuthService(pipeline, reads, authority, passwords, headers, log)
     leases.start()
     policy = _auto_compaction(config)
     if policy is not None:
@@ -191,6 +215,7 @@ async def _serve(config: Config, log: Logger) -> int:
                 *maintenance.methods(),
                 *snapshot.methods(),
                 *cluster.methods(),
+                *auth.methods(),
             ]
         ),
         Http(pipeline).answer,
@@ -202,7 +227,8 @@ async def _serve(config: Config, log: Logger) -> int:
     reads.after_answers = server.flush
 
     for url in config.listen_peer_urls:
-        await peers.listen(url.host, url.port)
+        secure = tls.peers.wrap if tls.peers and url.scheme == "https" else None
+        await peers.listen(url.host, url.port, secure)
         log.info("listening for other members", address=f"{url.host}:{url.port}")
     _calm_garbage_collector()
     _share_the_interpreter()
@@ -211,8 +237,10 @@ async def _serve(config: Config, log: Logger) -> int:
     if joined.done():
         joined.result()
         for url in config.listen_client_urls:
-            await server.listen(url.host, url.port)
-            log.info("serving client traffic insecurely", address=f"{url.host}:{url.port}")
+            secure = tls.clients.wrap if tls.clients and url.scheme == "https" else None
+            await server.listen(url.host, url.port, secure)
+            how = "securely" if secure else "insecurely; this is strongly discouraged!"
+            log.info(f"serving client traffic {how}", address=f"{url.host}:{url.port}")
         log.info("ready to serve client requests")
     joined.cancel()
     code = await stop
@@ -225,6 +253,7 @@ async def _serve(config: Config, log: Logger) -> int:
     watch.stop()
     await snapshot.stop()
     lease.stop()
+    tls.stop()
     await server.drain(_DRAIN_SECONDS if code == 0 else 0)
     if code == 0:
         leases.stop()
@@ -234,12 +263,36 @@ async def _serve(config: Config, log: Logger) -> int:
     if code == 0:
         await loop.run_in_executor(threads, engine.flush)
     threads.shutdown()
+    passwords.stop()
     wal.close()
     del keyspace
     engine.close()
     os.close(lock)
     log.info("stopped")
     return code
+
+
+class _Tls(NamedTuple):
+    """TLS where URLs ask for it."""
+
+    clients: "Handshakes | None" = None
+    peers: "Handshakes | None" = None
+    dial: "Dialing | None" = None
+
+    def stop(self) -> None:
+        """Ends handshakes."""
+        for handshakes in (self.clients, self.peers):
+            if handshakes is not None:
+                handshakes.stop()
+
+
+def _tls(config: Config, log: Logger) -> _Tls:
+    """Reads certificates and keys. Raises TlsError."""
+    if not config.uses_tls:
+        return _Tls()
+    from rusd.tls.side import open_clients, open_peers  # a tenth of a second
+
+    return _Tls(open_clients(config, log), *open_peers(config, log))
 
 
 async def _join(config: Config, pipeline: Pipeline, reads: Reads) -> None:
@@ -279,6 +332,7 @@ def _peers(
     config: Config,
     membership: Membership,
     replica: Replica,
+    dial: "Dialing | None",
     log: Logger,
     end: Callable[[int], None],
 ) -> Peers:
@@ -302,6 +356,7 @@ def _peers(
         limits=PeerLimits(
             read_timeout=config.raft_read_timeout, write_timeout=config.raft_write_timeout
         ),
+        secure=dial,
     )
     replica.send = peers.send
 
@@ -379,6 +434,21 @@ def _lock(data: Path) -> int:
 def _min_lease_ttl(config: Config) -> int:
     """Seconds: one and a half election timeouts, so that a lease outlives a change of leader."""
     return math.ceil(1.5 * config.election_timeout)
+
+
+def _bcrypt_cost(config: Config, log: Logger) -> int:
+    if LEAST_COST <= config.bcrypt_cost <= MOST_COST:
+        return config.bcrypt_cost
+    log.warn(
+        "use default bcrypt cost instead of the invalid given cost",
+        **{
+            "min-cost": LEAST_COST,
+            "max-cost": MOST_COST,
+            "default-cost": DEFAULT_COST,
+            "given-cost": config.bcrypt_cost,
+        },
+    )
+    return DEFAULT_COST
 
 
 def _auto_compaction(config: Config) -> Policy | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -82,6 +81,13 @@ class Owner(Protocol):
         """It is gone. Called once."""
 
 
+class Secure(Protocol):
+    """Connects with TLS."""
+
+    async def connect(self, host: str, port: int, protocol: asyncio.Protocol) -> None:
+        """Connect `protocol` to who proves to be `host`, and may be dialed. Raises OSError."""
+
+
 @dataclass(slots=True)
 class Local:
     """This member, as all its connections see it."""
@@ -94,7 +100,7 @@ class Local:
     log: Logger
     unreachable: Callable[[int], None]
     removed: Callable[[], None]
-    tls: ssl.SSLContext | None = None
+    secure: Secure | None = None
     """For https peer URLs."""
     connections: set[Connection] = field(default_factory=set)
 

@@ -30,18 +30,17 @@ async def dial(local: Local, url: str, hello: Hello) -> Connection:
         raise OSError(str(error)) from None
     if place.scheme not in ("http", "https"):
         raise OSError(f"peer URLs of scheme {place.scheme} are not supported: {url}")
-    if place.scheme == "https" and local.tls is None:
+    secure = local.secure if place.scheme == "https" else None
+    if place.scheme == "https" and secure is None:
         raise OSError(f"no TLS is configured for {url}")
     connection = Connection(local, greeting)
     what = f"dial {place.host}:{place.port}"
     try:
         async with asyncio.timeout(local.limits.connect_timeout):
-            await loop.create_connection(
-                lambda: connection,
-                place.host,
-                place.port,
-                ssl=local.tls if place.scheme == "https" else None,
-            )
+            if secure is not None:
+                await secure.connect(place.host, place.port, connection)
+            else:
+                await loop.create_connection(lambda: connection, place.host, place.port)
         what = f"{url}: the answer to the hello"
         connection.put(encode_hello(hello))
         connection.flush()

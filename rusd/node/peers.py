@@ -8,12 +8,11 @@ that carries nonsense, or nothing, is closed, and harms no other.
 """
 
 import asyncio
-import ssl as tls
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import rusd
 from rusd.log import SILENT, Logger
-from rusd.node.peer_connection import Connection, Local, PeerLimits
+from rusd.node.peer_connection import Connection, Local, PeerLimits, Secure
 from rusd.node.peer_dial import dial
 from rusd.node.peer_inbound import Acceptor, Handler, PeerCallError, StreamHandler
 from rusd.node.peer_outbound import Peer, PeerUnreachableError
@@ -32,6 +31,8 @@ from rusd.node.peer_wire import (
 )
 from rusd.raft.message import Message
 
+_Factory = Callable[[], asyncio.Protocol]
+
 __all__ = ["PeerCallError", "PeerLimits", "PeerUnreachableError", "Peers", "ask"]
 
 
@@ -49,12 +50,12 @@ class Peers:
         on_removed: Callable[[], None] = lambda: None,
         peer_urls: Sequence[str] = (),
         limits: PeerLimits | None = None,
-        ssl: tls.SSLContext | None = None,
+        secure: Secure | None = None,
     ) -> None:
         """`receive` gets all messages that came at once on a connection. `unreachable` is told,
         at most once a turn of the loop, a member to which messages were dropped or may be lost.
         `on_removed` is called when a member says that this one was removed from the cluster.
-        `peer_urls` are this member's own; `ssl` is for dialing https ones.
+        `peer_urls` are this member's own; `secure` is for dialing https ones.
         """
         self._unreachable = unreachable
         self._on_removed = on_removed
@@ -69,7 +70,7 @@ class Peers:
             log,
             self._report_unreachable,
             self._report_removed,
-            ssl,
+            secure,
         )
         self._acceptor = Acceptor(self._local, receive, self._arrived, self._left)
         self._peers: dict[int, Peer] = {}
@@ -83,10 +84,17 @@ class Peers:
         self._checked = self._loop.time()
         self._timer = self._loop.call_later(self._limits.ping_interval, self._check)
 
-    async def listen(self, host: str, port: int, ssl: tls.SSLContext | None = None) -> None:
-        """Take connections; port 0 takes a free one. Raises OSError when it cannot be bound."""
+    async def listen(
+        self, host: str, port: int, secure: Callable[[_Factory], _Factory] | None = None
+    ) -> None:
+        """Take connections; port 0 takes a free one. Raises OSError when it cannot be bound.
+
+        With `secure`, which makes a factory for accepted connections of one for those whose
+        handshake is done, it takes those that have TLS.
+        """
+        make: _Factory = self._acceptor.make
         listener = await self._loop.create_server(
-            self._acceptor.make, host or None, port, ssl=ssl, backlog=128
+            secure(make) if secure else make, host or None, port, backlog=128
         )
         self._listeners.append(listener)
 
@@ -254,7 +262,7 @@ async def ask(
     method: int,
     body: bytes,
     timeout: float,
-    ssl: tls.SSLContext | None = None,
+    secure: Secure | None = None,
 ) -> bytes:
     """Call a public method of whichever member answers first of `urls`, tried in turn.
 
@@ -262,7 +270,7 @@ async def ask(
     PeerUnreachableError when none did, TimeoutError after `timeout` seconds.
     """
     nobody = Local(
-        0, 0, rusd.__version__, (), PeerLimits(), SILENT, lambda _: None, lambda: None, ssl
+        0, 0, rusd.__version__, (), PeerLimits(), SILENT, lambda _: None, lambda: None, secure
     )
     error: Exception = PeerUnreachableError("no peer URLs")
     async with asyncio.timeout(timeout):

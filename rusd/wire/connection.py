@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from enum import Enum
+from functools import cached_property
 from struct import Struct
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, cast
@@ -1040,6 +1041,12 @@ class Connection(asyncio.Protocol):
         if self._admit_up_to == MAX_STREAM_ID:
             self._admit_up_to = self._last
             self._outgoing.write(goaway(self._last, ErrorCode.NO_ERROR), size=0)
+
+    @cached_property
+    def common_name(self) -> str | None:
+        """The user that the client's certificate names, where certificates name users."""
+        transport = self._transport
+        return transport.get_extra_info("common_name") if transport is not None else None
 
     @property
     def idle(self) -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import ssl as tls
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final, cast
@@ -22,6 +21,9 @@ _DEADLINE_GRAIN: Final = 0.02
 
 _Any = Connection | Http1Connection
 
+_Factory = Callable[[], asyncio.Protocol]
+Secure = Callable[[_Factory], _Factory]
+"""Makes a factory for accepted connections of one for those whose handshake is done."""
 
 class Server:
     """Serves gRPC methods over HTTP/2, and plain requests over HTTP/1.1, on the same ports.
@@ -56,17 +58,23 @@ class Server:
         self,
         host: str,
         port: int,
-        ssl: tls.SSLContext | None = None,
+        secure: Secure | None = None,
         *,
         reuse_address: bool | None = None,
         reuse_port: bool | None = None,
     ) -> None:
-        """Serve on an address; port 0 takes a free one. Raises OSError when it cannot be bound."""
+        """Serve on an address; port 0 takes a free one. Raises OSError when it cannot be bound.
+
+        With `secure` it takes connections that have TLS.
+        """
+
+        def arrive() -> _Arrival:
+            return _Arrival(self)
+
         listener = await self._loop.create_server(
-            lambda: _Arrival(self),
+            secure(arrive) if secure else arrive,
             host or None,
             port,
-            ssl=ssl,
             backlog=1024,
             reuse_address=reuse_address,
             reuse_port=reuse_port,

@@ -1,0 +1,153 @@
+"""What the flags say of TLS, for one of the two sides: clients, or other members."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rusd.config import Config, Url
+
+
+class TlsError(Exception):
+    """TLS cannot be had as it is configured; the text names the file or the flag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """TLS on the URLs of one side. File names are empty where there is none."""
+
+    side: str
+    """"client" or "peer": who connects."""
+    cert_file: str
+    key_file: str
+    dial_cert_file: str
+    """Shown to those whom this member dials; empty for `cert_file`."""
+    dial_key_file: str
+    trusted_ca_file: str
+    """Who may sign for the other end; empty for the system's authorities."""
+    client_cert_auth: bool
+    crl_file: str
+    allowed_common_names: tuple[str, ...]
+    allowed_hostnames: tuple[str, ...]
+    checks_address: bool
+    """Whether a certificate with names must have the address that it is shown from."""
+    cipher_suites: tuple[str, ...]
+    min_version: str
+    max_version: str
+    self_signed: bool = False
+    """Made by --auto-tls or --peer-auto-tls: encrypts, and proves nothing."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to listen with."""
+        return not self.cert_file and not self.key_file
+
+    @property
+    def asks_certificate(self) -> bool:
+        """Whether who connects must show a certificate; as in etcd, an authority is enough."""
+        return self.client_cert_auth or bool(self.trusted_ca_file)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Those that contexts are made from."""
+        files = (self.cert_file, self.key_file, self.dial_cert_file, self.dial_key_file)
+        return tuple(file for file in (*files, self.trusted_ca_file) if file)
+
+    def with_self_signed(self, certificate: str, key: str) -> "Settings":
+        """The same with files that this member has made for itself."""
+        return replace(
+            self,
+            cert_file=certificate,
+            key_file=key,
+            dial_cert_file=certificate,
+            dial_key_file=key,
+            self_signed=True,
+        )
+
+
+def client_settings(config: Config) -> Settings:
+    """TLS of --listen-client-urls. Raises TlsError for flags that contradict each other."""
+    return _checked(
+        Settings(
+            "client",
+            config.cert_file,
+            config.key_file,
+            config.client_cert_file,
+            config.client_key_file,
+            config.trusted_ca_file,
+            config.client_cert_auth,
+            config.client_crl_file,
+            (),
+            config.client_cert_allowed_hostname,
+            False,
+            config.cipher_suites,
+            config.tls_min_version,
+            config.tls_max_version,
+        )
+    )
+
+
+def peer_settings(config: Config) -> Settings:
+    """TLS of --listen-peer-urls. Raises TlsError for flags that contradict each other."""
+    return _checked(
+        Settings(
+            "peer",
+            config.peer_cert_file,
+            config.peer_key_file,
+            config.peer_client_cert_file,
+            config.peer_client_key_file,
+            config.peer_trusted_ca_file,
+            config.peer_client_cert_auth,
+            config.peer_crl_file,
+            config.peer_cert_allowed_cn,
+            config.peer_cert_allowed_hostname,
+            not config.peer_skip_client_san_verification,
+            config.cipher_suites,
+            config.tls_min_version,
+            config.tls_max_version,
+        )
+    )
+
+
+def _checked(settings: Settings) -> Settings:
+    """Etcd's texts."""
+    if not settings.is_empty and not (settings.cert_file and settings.key_file):
+        raise TlsError(
+            "KeyFile and CertFile must both be present"
+            f"[key: {settings.key_file}, cert: {settings.cert_file}]"
+        )
+    if bool(settings.dial_cert_file) != bool(settings.dial_key_file):
+        raise TlsError(
+            "ClientKeyFile and ClientCertFile must both be present or both absent: "
+            f"key: {settings.dial_key_file}, cert: {settings.dial_cert_file}]"
+        )
+    names, hostnames = settings.allowed_common_names, settings.allowed_hostnames
+    if names and hostnames:
+        raise TlsError(
+            "AllowedCNs and AllowedHostnames are mutually exclusive "
+            f"(cns=[{_quoted(names)}], hostnames=[{_quoted(hostnames)}])"
+        )
+    return settings
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return " ".join(f'"{name}"' for name in names)
+
+
+def secure_urls(urls: Sequence[Url]) -> list[Url]:
+    """Those with TLS."""
+    return [url for url in urls if url.scheme == "https"]
+
+
+def plain_url_notices(settings: Settings, urls: Sequence[Url]) -> list[tuple[str, str]]:
+    """Warnings for URLs without TLS where TLS is configured, each with its URL."""
+    notices = []
+    flag = "--client-cert-auth" if settings.side == "client" else "--peer-client-cert-auth"
+    for url in urls:
+        if url.scheme == "https":
+            continue
+        if not settings.is_empty:
+            text = "scheme is http while key and cert files are present"
+            notices.append((f"{text}; ignoring key and cert files", url.text))
+        if settings.client_cert_auth:
+            text = f"scheme is http while {flag} is enabled"
+            notices.append((f"{text}; ignoring client cert auth for this URL", url.text))
+    return notices
