@@ -24,6 +24,7 @@ from rusd.api.auth import AuthService
 from rusd.api.cluster import Cluster
 from rusd.api.gate import Gate
 from rusd.api.http import Http
+from rusd.api.identities import Identities
 from rusd.api.kv import KV
 from rusd.api.lease import LeaseService
 from rusd.api.maintenance import Maintenance
@@ -178,8 +179,18 @@ async def _serve(config: Config, log: Logger) -> int:
     leases = Leases(pipeline, lessor, config.election_timeout)
     renewals = Renewals(pipeline, reads, peers, lessor, leases)
     transfer = Transfer(replica, membership, _request_timeout(config), connections.is_reachable)
+    identities = Identities(applier, replica)
     slow = SlowReads(config.warning_unary_request_duration, log)
-    kv = KV(pipeline, reads, compactor, headers, slow, config.max_request_bytes, config.max_txn_ops)
+    kv = KV(
+        pipeline,
+        reads,
+        compactor,
+        headers,
+        slow,
+        config.max_request_bytes,
+        config.max_txn_ops,
+        identities,
+    )
     watchers = Watchers(keyspace)
     pipeline.after_apply.append(watchers.notify)
     snapshots.on_swap.append(watchers.catch_up)
@@ -189,8 +200,18 @@ async def _serve(config: Config, log: Logger) -> int:
         headers,
         config.max_request_bytes + _GRPC_OVERHEAD,
         config.watch_progress_notify_interval,
+        identities,
     )
-    lease = LeaseService(pipeline, reads, renewals, lessor, leases, headers, _min_lease_ttl(config))
+    lease = LeaseService(
+        pipeline,
+        reads,
+        renewals,
+        lessor,
+        leases,
+        headers,
+        _min_lease_ttl(config),
+        identities,
+    )
     maintenance = Maintenance(
         pipeline, engine, compactor, threads, transfer, headers, config.quota_backend_bytes, log
     )
@@ -205,7 +226,7 @@ async def _serve(config: Config, log: Logger) -> int:
     policy = _auto_compaction(config)
     if policy is not None:
         AutoCompaction(policy, pipeline, log).start()
-    gate = Gate(replica, membership, config.election_timeout)
+    gate = Gate(replica, membership, identities, config.election_timeout)
     server = Server(
         gate.guard(
             [
@@ -218,7 +239,7 @@ async def _serve(config: Config, log: Logger) -> int:
                 *auth.methods(),
             ]
         ),
-        Http(pipeline).answer,
+        Http(pipeline).handle,
         _limits(config),
         standard_logger(log, "rusd.wire"),
     )

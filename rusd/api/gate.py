@@ -1,4 +1,6 @@
-"""What a member refuses whatever the request says: for want of a leader, or as a learner."""
+"""What a member refuses whatever the request says: for want of a leader, as a learner, or because
+the caller's token is bad.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,6 +10,7 @@ from weakref import WeakSet
 from google.protobuf.message import DecodeError
 
 from rusd.api import errors
+from rusd.api.identities import Identities
 from rusd.node.membership import Membership
 from rusd.node.replica import Replica
 from rusd.pb.rpc_pb2 import RangeRequest
@@ -27,11 +30,18 @@ _PATIENCE: Final = 3
 
 
 class Gate:
-    """Refuses calls before their services see them."""
+    """Refuses calls before their services see them, and tells these who calls."""
 
-    def __init__(self, replica: Replica, membership: Membership, election_timeout: float) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        membership: Membership,
+        identities: Identities,
+        election_timeout: float,
+    ) -> None:
         """`election_timeout` is in seconds."""
         self._replica, self._membership = replica, membership
+        self._identities = identities
         self._turn: Turn | None = None
         self._loop = asyncio.get_running_loop()
         self._patience = _PATIENCE * election_timeout
@@ -39,6 +49,7 @@ class Gate:
         self._timer: asyncio.TimerHandle | None = None
         replica.on_leader_change.append(self._changed)
         replica.on_conf_change.append(self._changed)
+        identities.store.on_change.append(self._changed)
 
     def guard(self, methods: Sequence[Method]) -> list[Method]:
         """The methods, with the streaming ones behind the gate; `bind` does it for the others."""
@@ -49,9 +60,10 @@ class Gate:
 
     def bind(self, turn: Turn) -> None:
         """Lets unary calls pass here when it is needed: the hot path of a member with a leader
-        pays nothing.
+        pays nothing while auth is off.
         """
         self._turn = turn
+        self._identities.again = turn.add
         self._changed()
 
     def _guard(self, method: StreamMethod) -> StreamMethod:
@@ -59,6 +71,10 @@ class Gate:
         def opened(stream: Stream) -> StreamHandler:
             if self._membership.is_learner and method.path not in _FOR_LEARNERS:
                 stream.finish(errors.NOT_SUPPORTED_FOR_LEARNER)
+                return _Refused()
+            refusal = self._identities.refusal(method.path, stream)
+            if refusal is not None:
+                stream.finish(refusal)
                 return _Refused()
             if not _wants_leader(stream.head):
                 return method.open(stream)
@@ -74,7 +90,8 @@ class Gate:
     def _changed(self) -> None:
         leader = self._replica.leader
         if self._turn is not None:
-            self._turn.gate = None if leader and not self._membership.is_learner else self._pass
+            idle = leader and not self._membership.is_learner and not self._identities.store.enabled
+            self._turn.gate = None if idle else self._pass
         if leader and self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -83,6 +100,13 @@ class Gate:
 
     def _pass(self, path: str, calls: list[Call]) -> list[Call]:
         """Answers the calls that may not pass, and returns the others."""
+        if self._membership.is_learner or not self._replica.leader:
+            calls = self._serve_little(path, calls)
+        if self._identities.store.enabled:
+            calls = self._identities.identify(path, calls)
+        return calls
+
+    def _serve_little(self, path: str, calls: list[Call]) -> list[Call]:
         passed = []
         for call in calls:
             connection, stream, head, message = call

@@ -10,10 +10,12 @@ from google.protobuf.message import DecodeError
 
 from rusd.api import errors
 from rusd.api.answers import Caller, Headers
+from rusd.api.identities import Identities, identity_of
 from rusd.api.parsing import parsed
 from rusd.api.slices import run_sliced
 from rusd.api.slow import SlowReads
 from rusd.api.validate import check_delete_range, check_put, check_range, check_txn
+from rusd.auth.errors import AuthError
 from rusd.mvcc.errors import KeyspaceError
 from rusd.mvcc.guarded import guarded_put
 from rusd.mvcc.keyspace import Keyspace
@@ -25,6 +27,7 @@ from rusd.node.entry import Kind
 from rusd.node.pipeline import Pipeline
 from rusd.node.reads import Reads
 from rusd.node.replica import Replica
+from rusd.node.rights import READ
 from rusd.pb.rpc_pb2 import (
     CompactionRequest,
     DeleteRangeRequest,
@@ -51,7 +54,10 @@ class KV:
         slow: SlowReads,
         max_request_bytes: int,
         max_txn_ops: int,
+        identities: Identities,
     ) -> None:
+        self._identities, self._rights = identities, identities.rights
+        self._auth = self._rights.store
         self._pipeline, self._compactor, self._headers = pipeline, compactor, headers
         self._slow, self._reads, self._replica = slow, reads, pipeline.replica
         self._keyspace: Keyspace = pipeline.keyspace
@@ -116,6 +122,8 @@ class KV:
 
     def _ranges(self, calls: list[Call]) -> None:
         """Answers from what is applied: all calls of a turn read the same revision."""
+        if self._auth.enabled:
+            calls = self._permitted(calls)
         keyspace = self._keyspace
         get = keyspace.get
         header = self._headers.at(keyspace.revision)
@@ -138,6 +146,28 @@ class KV:
             connection.reply(stream, header if item is None else header + item + b"\x20\x01")
         keyspace.counters.ranges += len(calls)
 
+    def _permitted(self, calls: list[Call]) -> list[Call]:
+        """The ranges that their callers may read, and those that are refused for what they are."""
+        check = self._auth.check
+        passed = []
+        for call in calls:
+            connection, stream, _, message = call
+            size = len(message)
+            try:
+                if size > 2 and message[0] == 10 and message[1] == size - 2 < 128:
+                    check(identity_of(connection), READ, message[2:], b"")
+                else:
+                    request = RangeRequest.FromString(message)
+                    if check_range(request) is None:
+                        check(identity_of(connection), READ, request.key, request.range_end)
+            except DecodeError:
+                pass
+            except AuthError as error:
+                connection.fail(stream, errors.status_of(error))
+                continue
+            passed.append(call)
+        return passed
+
     def _range(self, connection: Caller, stream: int, message: bytes) -> None:
         try:
             request = RangeRequest.FromString(message)
@@ -158,7 +188,13 @@ class KV:
         run_sliced(read_range(self._keyspace, request), done, partial(connection.fail, stream))
 
     def _open_range_stream(self, stream: Stream) -> "_RangeStream":
-        return _RangeStream(stream, self._keyspace, self._headers, self._replica, self._reads)
+        return _RangeStream(
+            stream, self._keyspace, self._headers, self._replica, self._reads, self._check_stream
+        )
+
+    def _check_stream(self, stream: Stream, request: RangeRequest) -> None:
+        if self._auth.enabled:
+            self._rights.range(self._identities.of_stream(stream), request)
 
     def delete_range(self, calls: list[Call]) -> None:
         for connection, stream, message, request in parsed(calls, DeleteRangeRequest.FromString):
@@ -207,8 +243,10 @@ class KV:
 
     def _read_only_txn(self, connection: Caller, stream: int, plan: Plan) -> None:
         try:
+            if self._auth.enabled:
+                self._rights.txn(identity_of(connection), plan)
             body = read_only_txn(self._keyspace, plan)
-        except KeyspaceError as error:
+        except (KeyspaceError, AuthError) as error:
             connection.fail(stream, errors.status_of(error))
         else:
             connection.reply(stream, self._headers.at(self._keyspace.revision) + body)
@@ -248,8 +286,11 @@ class _RangeStream:
         headers: Headers,
         replica: Replica,
         reads: Reads,
+        check: Callable[[Stream, RangeRequest], None],
     ) -> None:
+        """`check` raises AuthError."""
         self._stream, self._keyspace, self._headers = stream, keyspace, headers
+        self._check = check
         self._replica, self._reads = replica, reads
         self._header = b""
         self._chunks: Generator[bytes, None, bytes] | None = None
@@ -275,7 +316,13 @@ class _RangeStream:
     def _begin(self, request: RangeRequest, refusal: Exception | None) -> None:
         if refusal is not None:
             self._stream.finish(errors.status_of(refusal))
-        elif not self._closed:
+            return
+        try:
+            self._check(self._stream, request)
+        except AuthError as error:
+            self._stream.finish(errors.status_of(error))
+            return
+        if not self._closed:
             self._header = self._headers.at(self._keyspace.revision)
             self._chunks = stream_range(self._keyspace, request)
             self._step()
@@ -332,6 +379,7 @@ class _AfterSweep:
 
     def __init__(self, caller: Caller, when_swept: Callable[[Callable[[], None]], None]) -> None:
         self._caller, self._when_swept = caller, when_swept
+        self.identity = identity_of(caller)
 
     def reply(self, tag: int, message: bytes, /) -> None:
         self._when_swept(lambda: self._caller.reply(tag, message))

@@ -1,6 +1,6 @@
 """The Lease service."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from random import SystemRandom
 from typing import Final
@@ -9,7 +9,11 @@ from google.protobuf.message import DecodeError
 
 from rusd.api import errors
 from rusd.api.answers import Caller, Headers
+from rusd.api.identities import Identities, identity_of
 from rusd.api.parsing import parsed
+from rusd.api.slices import run_sliced
+from rusd.auth.errors import AuthError
+from rusd.auth.store import Identity
 from rusd.lease.lessor import MAX_TTL, Lessor, NoSuchLeaseError
 from rusd.mvcc.records import signed_varint
 from rusd.node.entry import Kind
@@ -53,12 +57,28 @@ class LeaseService:
         leases: Leases,
         headers: Headers,
         min_ttl: int,
+        identities: Identities,
     ) -> None:
         """`min_ttl` is in seconds; a grant of less is raised to it."""
+        self.identities, self.rights = identities, identities.rights
+        self.auth = self.rights.store
         self.lessor, self.leases, self.renewals = lessor, leases, renewals
         self.replica, self._reads = pipeline.replica, reads
         self._pipeline, self._headers, self._min_ttl = pipeline, headers, min_ttl
         self.streams: set[KeepAlive] = set()
+        self.auth.on_change.append(self._check_again)
+        self.auth.on_invalidate.append(self._invalidate)
+
+    def _check_again(self) -> None:
+        """Ends the streams of who is no user any more, or was none when auth was turned on."""
+        for stream in list(self.streams):
+            stream.check_again()
+
+    def _invalidate(self, user: str) -> None:
+        """Ends the streams of a user whose tokens were taken back."""
+        for stream in list(self.streams):
+            if stream.identity is not None and stream.identity.user == user:
+                stream.finish(errors.INVALID_AUTH_TOKEN)
 
     def stop(self) -> None:
         """Ends all streams: the member stops. Clients go on at another member, or later."""
@@ -111,8 +131,26 @@ class LeaseService:
     ) -> None:
         if isinstance(response, Exception):
             connection.fail(stream, errors.status_of(response))
-        else:
+            return
+
+        def show(_: None) -> None:
             connection.reply(stream, self.header() + response.SerializeToString())
+
+        if self.auth.enabled and response.keys:
+            self._check_keys(connection, stream, [response.keys], show)
+        else:
+            show(None)
+
+    def _check_keys(
+        self,
+        connection: Caller,
+        stream: int,
+        keys: Iterable[Iterable[bytes]],
+        show: Callable[[None], None],
+    ) -> None:
+        """Shows leases to who may read all keys that hang on them."""
+        check = self.rights.shown(identity_of(connection), keys)
+        run_sliced(check, show, partial(connection.fail, stream))
 
     def leases_(self, calls: list[Call]) -> None:
         for connection, stream, _, _ in parsed(calls, LeaseLeasesRequest.FromString):
@@ -125,10 +163,17 @@ class LeaseService:
         if refusal is not None:
             connection.fail(stream, errors.status_of(refusal))
             return
-        response = LeaseLeasesResponse(
-            leases=[LeaseStatus(ID=lease) for lease in self.lessor.ids()]
-        )
-        connection.reply(stream, self.header() + response.SerializeToString())
+        ids = self.lessor.ids()
+
+        def show(_: None) -> None:
+            response = LeaseLeasesResponse(leases=[LeaseStatus(ID=lease) for lease in ids])
+            connection.reply(stream, self.header() + response.SerializeToString())
+
+        if self.auth.enabled:
+            keys = (tuple(self.lessor.get(lease).keys) for lease in ids if lease in self.lessor)
+            self._check_keys(connection, stream, keys, show)
+        else:
+            show(None)
 
     def open_keep_alive(self, stream: Stream) -> "KeepAlive":
         opened = KeepAlive(self, stream)
@@ -153,6 +198,13 @@ class KeepAlive:
         self._lessor, self._leases = service.lessor, service.leases
         self._replica, self._renewals = service.replica, service.renewals
         self._header: Callable[[], bytes] = service.header
+        self._identities, self._rights, self._auth = (
+            service.identities,
+            service.rights,
+            service.auth,
+        )
+        self.identity: Identity | None = None
+        """Who renewed a lease last, while auth is on."""
         self._owed: dict[int, None] = {}
         """Leases whose answers wait until the client reads."""
         self._pending = 0
@@ -187,6 +239,20 @@ class KeepAlive:
             self._renew(lease)
         self._finish_if_done()
 
+    # From the auth store.
+
+    def check_again(self) -> None:
+        """Ends the stream unless who opened it is a user; auth may have been turned on."""
+        if not self._auth.enabled:
+            self.identity = None
+            return
+        try:
+            if self.identity is None:
+                self.identity = self._identities.of_stream(self._stream)
+            self._rights.user(self.identity)
+        except AuthError as error:
+            self.finish(errors.status_of(error))
+
     # From the pipeline, when the log promises a lease its full TTL again.
 
     def reply(self, tag: int, _message: bytes, /) -> None:
@@ -203,6 +269,8 @@ class KeepAlive:
         if self._pending >= _MOST_PENDING:
             self.finish(errors.REQUEST_TOO_MANY_REQUESTS)
             return
+        if self._auth.enabled and not self._may_renew(lease):
+            return
         if not self._replica.sole:
             self._pending += 1
             self._renewals.renew(lease, partial(self._renewed_by_leader, lease))
@@ -217,6 +285,16 @@ class KeepAlive:
         else:
             self._pending += 1
             self._leases.restore(found, self)
+
+    def _may_renew(self, lease: int) -> bool:
+        """Whether who opened the stream may keep a lease alive; if not, the stream ends."""
+        try:
+            self.identity = self._identities.of_stream(self._stream)
+            self._rights.lease(self.identity, lease)
+        except AuthError as error:
+            self.finish(errors.status_of(error))
+            return False
+        return True
 
     def _renewed_by_leader(self, lease: int, ttl: int | Exception) -> None:
         self._pending -= 1

@@ -5,6 +5,7 @@ from collections.abc import Callable, Generator
 from typing import TypeVar
 
 from rusd.api.errors import status_of
+from rusd.auth.errors import AuthError
 from rusd.mvcc.errors import KeyspaceError
 from rusd.wire.grpc import Status
 
@@ -21,7 +22,7 @@ def run_sliced(
         next(slices)
     except StopIteration as finished:
         done(finished.value)
-    except KeyspaceError as error:
+    except (KeyspaceError, AuthError) as error:
         failed(status_of(error))
     else:
         asyncio.get_running_loop().call_soon(run_sliced, slices, done, failed)

@@ -7,9 +7,12 @@ from google.protobuf.message import DecodeError
 
 from rusd.api import errors
 from rusd.api.answers import Headers
+from rusd.api.identities import Identities
+from rusd.auth.errors import AuthError, InvalidAuthTokenError
 from rusd.mvcc.keyspace import Keyspace
 from rusd.mvcc.records import signed_varint
 from rusd.mvcc.watch import Piece, Selection, Watcher, Watchers, fragments
+from rusd.node.rights import READ
 from rusd.pb.rpc_pb2 import WatchCreateRequest, WatchRequest, WatchResponse
 from rusd.wire.service import StreamMethod
 from rusd.wire.stream import Stream
@@ -32,13 +35,17 @@ class Watch:
         headers: Headers,
         max_response_bytes: int,
         progress_interval: float,
+        identities: Identities,
     ) -> None:
         """`max_response_bytes` is where responses are fragmented; `progress_interval` in
         seconds.
         """
         self.keyspace, self.watchers, self.headers = keyspace, watchers, headers
         self.max_response_bytes = max_response_bytes
+        self.identities = identities
         self.streams: set[WatchStream] = set()
+        identities.store.on_change.append(self._check_again)
+        identities.store.on_invalidate.append(self._invalidate)
         self._interval = progress_interval
         self._loop = asyncio.get_running_loop()
         self._loop.call_later(progress_interval, self._notify_progress)
@@ -56,6 +63,18 @@ class Watch:
         self.streams.add(opened)
         return opened
 
+    def _check_again(self) -> None:
+        """Ends the watchers whose ranges their users may not read any more. etcd lets them go on;
+        it looks at rights only when a watcher is created.
+        """
+        for stream in self.streams:
+            stream.check_again()
+
+    def _invalidate(self, user: str) -> None:
+        """Ends the watchers of a user whose tokens were taken back."""
+        for stream in self.streams:
+            stream.invalidate(user)
+
     def _notify_progress(self) -> None:
         for stream in self.streams:
             stream.notify_progress()
@@ -69,6 +88,9 @@ class WatchStream:
         self._service, self._stream = service, stream
         self._keyspace, self._watchers = service.keyspace, service.watchers
         self._headers = service.headers
+        self._identities, self._auth = service.identities, service.identities.store
+        self._user = ""
+        """Who created the watchers, while auth is on."""
         self._by_id: dict[int, Watcher] = {}
         self._id_fields: dict[int, bytes] = {}
         self._next_id = 0
@@ -90,8 +112,9 @@ class WatchStream:
             case "cancel_request":
                 self._cancel(request.cancel_request.watch_id)
             case "progress_request":
-                self._progress_wanted = True
-                self._answer_progress()
+                if not self._auth.enabled or self._user:
+                    self._progress_wanted = True
+                    self._answer_progress()
 
     def stop(self) -> None:
         """Ends the stream from this side."""
@@ -124,6 +147,8 @@ class WatchStream:
         reason = ""
         if request.start_revision < 0:
             reason = errors.COMPACTED.message
+        elif self._auth.enabled and (refusal := self._refusal(key, request.range_end)):
+            reason = refusal
         elif end is not None and end <= key:
             reason = _EMPTY_RANGE
         elif request.watch_id and request.watch_id in self._by_id:
@@ -152,6 +177,16 @@ class WatchStream:
         self._respond(WatchResponse(watch_id=watcher.id, created=True))
         self._watchers.add(watcher)
 
+    def _refusal(self, key: bytes, range_end: bytes) -> str:
+        """Why who opened the stream may not watch a range; "" if they may."""
+        try:
+            identity = self._identities.of_stream(self._stream)
+            self._auth.check(identity, READ, key, range_end)
+        except AuthError as error:
+            return _reason(error)
+        self._user = identity.user if identity is not None else ""
+        return ""
+
     def _new_id(self, wanted: int) -> int:
         if wanted:
             return wanted
@@ -167,6 +202,36 @@ class WatchStream:
         del self._id_fields[watch_id]
         self._watchers.remove(watcher)
         self._respond(WatchResponse(watch_id=watch_id, canceled=True))
+
+    # From the auth store.
+
+    def check_again(self) -> None:
+        """Cancels the watchers whose ranges may not be read by who created them, as of now."""
+        if not self._auth.enabled:
+            self._user = ""
+            return
+        identity = self._auth.identity(self._user) if self._user else None
+        for watcher in list(self._by_id.values()):
+            selection = watcher.selection
+            end = b"\x00" if selection.end is None else selection.end
+            try:
+                self._auth.check(identity, READ, selection.start, end)
+            except AuthError as error:
+                self._revoke(watcher, error)
+
+    def invalidate(self, user: str) -> None:
+        """Cancels the watchers of a user whose tokens were taken back."""
+        if self._user == user:
+            for watcher in list(self._by_id.values()):
+                self._revoke(watcher, InvalidAuthTokenError())
+
+    def _revoke(self, watcher: Watcher, error: AuthError) -> None:
+        del self._by_id[watcher.id]
+        del self._id_fields[watcher.id]
+        self._watchers.remove(watcher)
+        self._respond(
+            WatchResponse(watch_id=watcher.id, canceled=True, cancel_reason=_reason(error))
+        )
 
     # From the keyspace.
 
@@ -216,3 +281,10 @@ class WatchStream:
     def _respond(self, response: WatchResponse, at: int | None = None) -> None:
         header = self._headers.at(self._keyspace.revision if at is None else at)
         self._stream.send(header, response.SerializeToString())
+
+
+def _reason(error: AuthError) -> str:
+    """An error as the text of Go's gRPC, which is what etcd gives as the reason of a cancel."""
+    status = errors.status_of(error)
+    code = status.code.name.title().replace("_", "")
+    return f"rpc error: code = {code} desc = {status.message}"

@@ -5,7 +5,6 @@ is on.
 """
 
 from collections.abc import Generator, Iterable
-from itertools import islice
 from typing import Final, Protocol
 
 from rusd.auth.errors import PermissionDeniedError, UserEmptyError
@@ -122,21 +121,20 @@ class Rights:
             self._write_all(identity, self._lessor.get(lease))
 
     def shown(
-        self, identity: Identity | None, leases: Iterable[int]
+        self, identity: Identity | None, keys: Iterable[Iterable[bytes]]
     ) -> Generator[None, None, None]:
-        """Whether the leases may be shown with their keys: to who may read all of these. Works in
+        """Whether leases may be shown, each with its keys: to who may read all of these. Works in
         slices.
         """
         self.user(identity)
-        check, lessor = self.store.check, self._lessor
-        for lease in leases:
-            if lease not in lessor:
-                continue
-            keys = iter(tuple(lessor.get(lease).keys))
-            while slice_ := list(islice(keys, _SLICE)):
-                for key in slice_:
-                    check(identity, READ, key, b"")
-                if len(slice_) == _SLICE:
+        check, left = self.store.check, _SLICE
+        for of_one in keys:
+            left -= 1
+            for key in of_one:
+                check(identity, READ, key, b"")
+                left -= 1
+                if left <= 0:
+                    left = _SLICE
                     yield
 
     def _attach(self, identity: Identity | None, lease: int, key: bytes) -> None:

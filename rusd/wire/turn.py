@@ -47,6 +47,11 @@ class Turn:
             self._scheduled = True
             self._loop.call_soon(self._run)
 
+    def add(self, path: str, call: Call) -> None:
+        """Handles a call that has waited as if it had just come."""
+        self.batches[path.encode()].append(call)
+        self.wake()
+
     def mark(self, connection: Flushable) -> None:
         """`connection` has bytes to write. Call it once a turn."""
         self._dirty.append(connection)

@@ -8,6 +8,7 @@ import pytest
 
 from rusd.api import errors
 from rusd.api.gate import Gate
+from rusd.api.identities import Identities
 from rusd.pb.rpc_pb2 import PutRequest, RangeRequest
 from rusd.wire.service import Call, RequestHead, StreamHandler, StreamMethod, UnaryMethod
 from rusd.wire.stream import Stream
@@ -63,7 +64,12 @@ class Gated:
 
     def __init__(self, member: Member) -> None:
         self.opened: list[Handler] = []
-        self.gate = Gate(member.replica, member.applier.membership, ELECTION_TIMEOUT)
+        self.gate = Gate(
+            member.replica,
+            member.applier.membership,
+            Identities(member.applier, member.replica),
+            ELECTION_TIMEOUT,
+        )
         streams = self.gate.guard([StreamMethod(path, self._open) for path in (WATCH, SNAPSHOT)])
         self.streams = {each.path: cast(StreamMethod, each) for each in streams}
         methods = [UnaryMethod(path, self._handle) for path in (PUT, RANGE, STATUS)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rusd.api import errors
+from rusd.api.identities import Identities
 from rusd.api.kv import KV
 from rusd.api.slow import SlowReads
 from rusd.mvcc import ranges
@@ -60,6 +61,7 @@ class Scene:
             SlowReads(10, member.log),
             MAX_REQUEST,
             MAX_OPERATIONS,
+            Identities(member.applier, member.pipeline.replica),
         )
 
     async def ask(self, method: str, *requests: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rusd.api import errors
+from rusd.api.identities import Identities
 from rusd.api.lease import KeepAlive, LeaseService
 from rusd.lease.lessor import MAX_TTL
 from rusd.node.entry import Kind
@@ -53,6 +54,7 @@ class Service:
             self.leases,
             member.headers,
             MIN_TTL,
+            Identities(member.applier, member.pipeline.replica),
         )
 
     async def grant(self, ttl: int, lease: int = 0) -> LeaseGrantResponse | Status:

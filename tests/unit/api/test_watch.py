@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from rusd.api import errors
+from rusd.api.identities import Identities
 from rusd.api.watch import Watch, WatchStream
 from rusd.mvcc.watch import Watchers
 from rusd.node.entry import Kind
@@ -37,7 +38,12 @@ class Scene:
         self.watchers = Watchers(member.keyspace)
         member.pipeline.after_apply.append(self.watchers.notify)
         self.service = Watch(
-            member.keyspace, self.watchers, member.headers, MAX_RESPONSE, progress_interval
+            member.keyspace,
+            self.watchers,
+            member.headers,
+            MAX_RESPONSE,
+            progress_interval,
+            Identities(member.applier, member.pipeline.replica),
         )
         self.client = RecordedStream()
         (method,) = self.service.methods()
