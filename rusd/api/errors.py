@@ -2,6 +2,29 @@
 
 from typing import Final
 
+from rusd.auth.errors import (
+    AuthFailedError,
+    AuthNotEnabledError,
+    AuthOldRevisionError,
+    InvalidAuthMgmtError,
+    InvalidAuthTokenError,
+    NoPasswordUserError,
+    PasswordTooLongError,
+    PermissionDeniedError,
+    PermissionNotGivenError,
+    PermissionNotGrantedError,
+    RoleAlreadyExistsError,
+    RoleEmptyError,
+    RoleNotFoundError,
+    RoleNotGrantedError,
+    RootRoleNotExistError,
+    RootUserNotExistError,
+    UserAlreadyExistsError,
+    UserEmptyError,
+    UserNotFoundError,
+    VerifyOnlyError,
+)
+from rusd.auth.passwords import BusyError
 from rusd.lease.lessor import LeaseExistsError, NoSuchLeaseError
 from rusd.mvcc.errors import (
     CompactedError,
@@ -151,6 +174,13 @@ NO_INFLIGHT_DOWNGRADE: Final = Status(
 CANCELED: Final = Status(Code.CANCELLED, "etcdserver: request canceled")
 DEADLINE_EXCEEDED: Final = Status(Code.DEADLINE_EXCEEDED, "etcdserver: context deadline exceeded")
 
+# etcd has these texts and no code for them.
+NO_PASSWORD_USER: Final = Status(
+    Code.UNKNOWN, "auth: authentication failed, password was given for no password user"
+)
+PASSWORD_TOO_LONG: Final = Status(Code.UNKNOWN, "bcrypt: password length exceeds 72 bytes")
+VERIFY_ONLY: Final = Status(Code.UNKNOWN, "auth: token signing attempted with verify-only key")
+
 INTERNAL: Final = Status(Code.INTERNAL, "internal error")
 MALFORMED: Final = Status(Code.INTERNAL, "grpc: error unmarshalling request: malformed message")
 
@@ -185,6 +215,27 @@ _OF_ERROR: Final[dict[type[Exception], Status]] = {
     NotEnoughStartedError: MEMBER_NOT_ENOUGH_STARTED,
     UnhealthyError: UNHEALTHY,
     LearnerNotReadyError: LEARNER_NOT_READY,
+    RootUserNotExistError: ROOT_USER_NOT_EXIST,
+    RootRoleNotExistError: ROOT_ROLE_NOT_EXIST,
+    UserAlreadyExistsError: USER_ALREADY_EXIST,
+    UserEmptyError: USER_EMPTY,
+    UserNotFoundError: USER_NOT_FOUND,
+    RoleAlreadyExistsError: ROLE_ALREADY_EXIST,
+    RoleNotFoundError: ROLE_NOT_FOUND,
+    RoleEmptyError: ROLE_EMPTY,
+    AuthFailedError: AUTH_FAILED,
+    PermissionNotGivenError: PERMISSION_NOT_GIVEN,
+    PermissionDeniedError: PERMISSION_DENIED,
+    RoleNotGrantedError: ROLE_NOT_GRANTED,
+    PermissionNotGrantedError: PERMISSION_NOT_GRANTED,
+    AuthNotEnabledError: AUTH_NOT_ENABLED,
+    InvalidAuthTokenError: INVALID_AUTH_TOKEN,
+    InvalidAuthMgmtError: INVALID_AUTH_MGMT,
+    AuthOldRevisionError: AUTH_OLD_REVISION,
+    NoPasswordUserError: NO_PASSWORD_USER,
+    PasswordTooLongError: PASSWORD_TOO_LONG,
+    VerifyOnlyError: VERIFY_ONLY,
+    BusyError: REQUEST_TOO_MANY_REQUESTS,
 }
 
 REPORTED: Final = tuple(_OF_ERROR)

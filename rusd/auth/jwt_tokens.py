@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 from jwt.types import Options
 
 from rusd.auth.errors import InvalidAuthTokenError, VerifyOnlyError
+from rusd.auth.provider import TokenOptionsError
 from rusd.auth.store import Identity
 from rusd.auth.tokens import DEFAULT_TTL, Login
 from rusd.duration import parse_duration
@@ -40,10 +41,6 @@ _CHECKS: Final[Options] = {
     "verify_sub": False,
     "verify_jti": False,
 }
-
-
-class TokenOptionsError(Exception):
-    """`--auth-token` cannot be had; the text is the one line to show."""
 
 
 class _Keys(NamedTuple):

@@ -25,7 +25,7 @@ _INDEX_DIGITS: Final = 20
 _MOST_TOKENS: Final = 100_000
 """Beyond it, those that were unused for longest end early."""
 
-_LOGIN: Final = Struct(">32sQ")
+_LOGIN: Final = Struct(">32s32s")
 
 
 class TokenAheadError(Exception):
@@ -42,16 +42,17 @@ class Login(NamedTuple):
     user: str
     digest: bytes
     """SHA-256 of its letters."""
-    revision: int
-    """The store's, when the password was checked. Later it proves nothing any more."""
+    checked: bytes
+    """SHA-256 of the hash that the user's password was compared with. When it is no longer the
+    user's, the login proves nothing."""
 
     def encode(self) -> bytes:
-        return _LOGIN.pack(self.digest, self.revision) + self.user.encode()
+        return _LOGIN.pack(self.digest, self.checked) + self.user.encode()
 
     @classmethod
     def decode(cls, message: bytes) -> "Login":
-        digest, revision = _LOGIN.unpack_from(message)
-        return cls(message[_LOGIN.size :].decode(), digest, revision)
+        letters, checked = _LOGIN.unpack_from(message)
+        return cls(message[_LOGIN.size :].decode(), letters, checked)
 
 
 class Tokens(Protocol):
@@ -160,4 +161,4 @@ def new_secret() -> str:
 
 def digest(secret: str) -> bytes:
     """What is kept of a token's letters. Without salt: they are random, 91 bits of them."""
-    return sha256(secret.encode("utf-8", "surrogateescape")).digest()
+    return sha256(secret.encode("utf-8", "surrogatepass")).digest()

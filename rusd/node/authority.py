@@ -4,11 +4,12 @@ Whether who asks may do it is judged before, for all requests alike (`Applier`).
 """
 
 from collections.abc import Callable
+from hashlib import sha256
 from typing import Any, Final
 
 from rocksdict import Rdict
 
-from rusd.auth.errors import AuthNotEnabledError, AuthOldRevisionError, PermissionNotGivenError
+from rusd.auth.errors import AuthFailedError, AuthNotEnabledError, PermissionNotGivenError
 from rusd.auth.store import AuthStore, Rows
 from rusd.auth.tokens import Login, NoTokens, Tokens
 from rusd.mvcc.keyspace import Keyspace
@@ -89,8 +90,9 @@ class Authority:
         """Answers with the token less its letters, which only who asked has."""
         if not self.store.enabled:
             raise AuthNotEnabledError
-        if login.revision != self.store.revision:
-            raise AuthOldRevisionError
+        user = self.store.find(login.user)
+        if user is None or sha256(user.password).digest() != login.checked:
+            raise AuthFailedError
         index = self._keyspace.applied.position + 1
         self.tokens.add(login, index)
         response = AuthenticateResponse(token=f".{index}")
