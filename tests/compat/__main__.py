@@ -16,8 +16,7 @@ from pathlib import Path
 
 import grpc
 
-from tests.compat.side_by_side import FAST, RunFailedError, differs, run_seed, shrink
-from tests.compat.steps import Step
+from tests.compat.side_by_side import FAST, KINDS, RunFailedError, differs, run_seed, shrink
 from tests.members import running, rusd_command
 
 
@@ -25,6 +24,7 @@ def main() -> int:
     """Run until a difference shows or the runs are done."""
     options = argparse.ArgumentParser(prog="python -m tests.compat", description=__doc__)
     options.add_argument("--subject", choices=("rusd", "etcd"), default="rusd")
+    options.add_argument("--kind", choices=tuple(KINDS), default="kv")
     options.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**9))
     options.add_argument("--steps", type=int, default=5000)
     options.add_argument("--runs", type=int, default=1)
@@ -33,25 +33,26 @@ def main() -> int:
     script = Path(__file__).parent.with_name("fetch-etcd")
     programs = subprocess.run([script], check=True, capture_output=True, text=True).stdout.strip()
     etcd = (f"{programs}/etcd",)
+    kind = KINDS[chosen.kind]
     subject = etcd if chosen.subject == "etcd" else rusd_command()
 
     def channels(stack: ExitStack) -> tuple[grpc.Channel, grpc.Channel]:
         """Channels to two new servers, which end with `stack`."""
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         return (
-            stack.enter_context(running(etcd, folder / "reference", FAST)).channel(),
-            stack.enter_context(running(subject, folder / "subject")).channel(),
+            stack.enter_context(running(etcd, folder / "reference", FAST + kind.flags)).channel(),
+            stack.enter_context(running(subject, folder / "subject", kind.flags)).channel(),
         )
 
-    def difference(steps: Sequence[Step]) -> str:
+    def difference(steps: Sequence[object]) -> str:
         with ExitStack() as stack:
-            return differs(*channels(stack), steps)
+            return differs(*channels(stack), steps, kind)
 
     for seed in range(chosen.seed, chosen.seed + chosen.runs):
         started = time.monotonic()
         try:
             with ExitStack() as stack:
-                run_seed(*channels(stack), seed, chosen.steps)
+                run_seed(*channels(stack), seed, chosen.steps, kind)
         except RunFailedError as error:
             print(error, flush=True)
             if chosen.shrink:

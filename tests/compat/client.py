@@ -12,30 +12,34 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 
+from rusd.pb import election_pb2 as election
 from rusd.pb import kv_pb2 as kv
+from rusd.pb import lock_pb2 as lock
 from rusd.pb import rpc_pb2 as rpc
 
 ANSWER_SECONDS = 30.0
 
-_METHODS: dict[str, tuple[str, type[Message]]] = {
-    "Range": ("/etcdserverpb.KV/Range", rpc.RangeResponse),
-    "Put": ("/etcdserverpb.KV/Put", rpc.PutResponse),
-    "DeleteRange": ("/etcdserverpb.KV/DeleteRange", rpc.DeleteRangeResponse),
-    "Txn": ("/etcdserverpb.KV/Txn", rpc.TxnResponse),
-    "Compact": ("/etcdserverpb.KV/Compact", rpc.CompactionResponse),
-    "LeaseGrant": ("/etcdserverpb.Lease/LeaseGrant", rpc.LeaseGrantResponse),
-    "LeaseRevoke": ("/etcdserverpb.Lease/LeaseRevoke", rpc.LeaseRevokeResponse),
-    "LeaseTimeToLive": ("/etcdserverpb.Lease/LeaseTimeToLive", rpc.LeaseTimeToLiveResponse),
-    "LeaseLeases": ("/etcdserverpb.Lease/LeaseLeases", rpc.LeaseLeasesResponse),
-    "HashKV": ("/etcdserverpb.Maintenance/HashKV", rpc.HashKVResponse),
-    "Alarm": ("/etcdserverpb.Maintenance/Alarm", rpc.AlarmResponse),
+PATHS: dict[str, MethodDescriptor] = {
+    f"/{service.full_name}/{method.name}": method
+    for file in (rpc.DESCRIPTOR, lock.DESCRIPTOR, election.DESCRIPTOR)
+    for service in file.services_by_name.values()
+    for method in service.methods
+}
+"""Every method that rusd's service descriptors name, by its path."""
+_METHODS = {
+    path.rsplit("/", 1)[1]: path
+    for path, method in PATHS.items()
+    if not method.client_streaming and not method.server_streaming
 }
 _KEEP_ALIVE = "/etcdserverpb.Lease/LeaseKeepAlive"
 _WATCH = "/etcdserverpb.Watch/Watch"
 
 T = TypeVar("T")
+Metadata = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,10 @@ def comparable(message: Message) -> Message:
         message.hash = 0
         message.compact_revision = 0
         message.hash_revision = 0
+    elif isinstance(message, rpc.AuthenticateResponse):
+        message.token = "a token" if message.token else ""
+    elif isinstance(message, rpc.MemberListResponse):
+        del message.members[:]
     for descriptor, value in message.ListFields():
         if descriptor.type == descriptor.TYPE_MESSAGE:
             for inner in (value,) if isinstance(value, Message) else value:
@@ -92,7 +100,12 @@ class WatchStream:
     to see.
     """
 
-    def __init__(self, channel: grpc.Channel, seconds: float = ANSWER_SECONDS) -> None:
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        seconds: float = ANSWER_SECONDS,
+        metadata: Metadata = (),
+    ) -> None:
         """Open the stream; what is awaited on it may take `seconds`."""
         self._seconds = seconds
         self.controls: list[rpc.WatchResponse] = []
@@ -107,7 +120,7 @@ class WatchStream:
             _WATCH,
             request_serializer=rpc.WatchRequest.SerializeToString,
             response_deserializer=rpc.WatchResponse.FromString,
-        )(self._sent())
+        )(self._sent(), metadata=metadata)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -200,32 +213,47 @@ class Client:
             name: channel.unary_unary(
                 path,
                 request_serializer=lambda message: message.SerializeToString(),
-                response_deserializer=kind.FromString,
+                response_deserializer=GetMessageClass(PATHS[path].output_type).FromString,
             )
-            for name, (path, kind) in _METHODS.items()
+            for name, path in _METHODS.items()
         }
 
-    def begin(self, method: str, request: Message) -> Callable[[], Answer]:
+    def begin(self, method: str, request: Message, metadata: Metadata = ()) -> Callable[[], Answer]:
         """Send a unary call; what is returned waits for its answer."""
-        call = self._unary[method].future(request, timeout=ANSWER_SECONDS)
+        call = self._unary[method].future(request, timeout=ANSWER_SECONDS, metadata=metadata)
         return lambda: _answer(call.result)
 
-    def call(self, method: str, request: Message) -> Answer:
+    def call(self, method: str, request: Message, metadata: Metadata = ()) -> Answer:
         """Send a unary call and wait for its answer."""
-        return self.begin(method, request)()
+        return self.begin(method, request, metadata)()
 
-    def keep_alive(self, lease: int) -> Answer:
+    def login(self, name: str, password: str) -> tuple[Answer, str]:
+        """Authenticate; return the answer without the token, and the token, empty for an error."""
+        token = ""
+
+        def result() -> Message:
+            nonlocal token
+            response = self._unary["Authenticate"](
+                rpc.AuthenticateRequest(name=name, password=password), timeout=ANSWER_SECONDS
+            )
+            token = response.token
+            answered: Message = response
+            return answered
+
+        return _answer(result), token
+
+    def keep_alive(self, lease: int, metadata: Metadata = ()) -> Answer:
         """Refresh one lease on a stream of its own."""
         call = self._channel.stream_stream(
             _KEEP_ALIVE,
             request_serializer=rpc.LeaseKeepAliveRequest.SerializeToString,
             response_deserializer=rpc.LeaseKeepAliveResponse.FromString,
-        )(iter([rpc.LeaseKeepAliveRequest(ID=lease)]), timeout=ANSWER_SECONDS)
+        )(iter([rpc.LeaseKeepAliveRequest(ID=lease)]), timeout=ANSWER_SECONDS, metadata=metadata)
         return _answer(lambda: next(call))
 
-    def watch_stream(self, seconds: float = ANSWER_SECONDS) -> WatchStream:
+    def watch_stream(self, seconds: float = ANSWER_SECONDS, metadata: Metadata = ()) -> WatchStream:
         """Open a Watch stream."""
-        return WatchStream(self._channel, seconds)
+        return WatchStream(self._channel, seconds, metadata)
 
     def close(self) -> None:
         """Close the channel."""

@@ -1,12 +1,17 @@
 """Runs of random steps against two servers: one from a seed, and the shrinking of a failed one."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import islice
+from typing import Any, Protocol
 
 import grpc
 
+from tests.compat.auth_pair import AuthPair
+from tests.compat.auth_steps import AuthGenerator
+from tests.compat.client import ANSWER_SECONDS
 from tests.compat.pair import DifferenceError, Pair
-from tests.compat.steps import Generator, Settle, Step
+from tests.compat.steps import Generator
 
 SHOWN_STEPS = 20
 SHRINK_SECONDS = 3.0
@@ -15,10 +20,39 @@ FAST = ("--unsafe-no-fsync",)
 """Flags of the reference: what it answers counts, not what it keeps."""
 
 
+class Sides(Protocol):
+    """Both servers, to do the same steps on."""
+
+    def run(self, step: Any) -> None:
+        """Do one step on both; raise DifferenceError if they differ."""
+
+    def settle(self) -> None:
+        """Wait until all that is outstanding has arrived, and compare it."""
+
+    def close(self) -> None:
+        """Close streams and channels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of runs: what does the steps, what draws them, and both servers' flags."""
+
+    sides: Callable[[grpc.Channel, grpc.Channel, float], Sides]
+    draws: Callable[[int, Any], Callable[[], object]]
+    flags: tuple[str, ...] = ()
+
+
+KV = Kind(Pair, lambda seed, pair: Generator(seed, pair).step)
+AUTH = Kind(
+    AuthPair, lambda seed, pair: AuthGenerator(seed, pair).auth_step, ("--bcrypt-cost", "4")
+)
+KINDS = {"kv": KV, "auth": AUTH}
+
+
 class RunFailedError(AssertionError):
     """The servers differ; `steps` are all that were run, the last one showed it."""
 
-    def __init__(self, seed: int, steps: Sequence[Step], reason: str) -> None:
+    def __init__(self, seed: int, steps: Sequence[object], reason: str) -> None:
         """Take what is reported: the seed, the last steps, both answers."""
         shown = "\n".join(f"  {str(step)[:1000]}" for step in steps[-SHOWN_STEPS:])
         super().__init__(
@@ -27,29 +61,28 @@ class RunFailedError(AssertionError):
         self.steps = list(steps)
 
 
-def run_seed(reference: grpc.Channel, subject: grpc.Channel, seed: int, count: int) -> None:
+def run_seed(
+    reference: grpc.Channel, subject: grpc.Channel, seed: int, count: int, kind: Kind = KV
+) -> None:
     """Run `count` steps drawn from `seed` on two servers that are both new."""
-    pair = Pair(reference, subject)
-    done: list[Step] = []
-
-    def drawn() -> Iterator[Step]:
-        generator = Generator(seed, pair)
-        yield from islice(iter(generator.step, None), count - 1)
-        yield Settle()
-
+    pair = kind.sides(reference, subject, ANSWER_SECONDS)
+    done: list[object] = []
     try:
-        for step in drawn():
+        for step in islice(iter(kind.draws(seed, pair), None), count):
             done.append(step)
             pair.run(step)
+        pair.settle()
     except DifferenceError as error:
         raise RunFailedError(seed, done, str(error)) from None
     finally:
         pair.close()
 
 
-def differs(reference: grpc.Channel, subject: grpc.Channel, steps: Iterable[Step]) -> str:
+def differs(
+    reference: grpc.Channel, subject: grpc.Channel, steps: Iterable[object], kind: Kind = KV
+) -> str:
     """Run given steps on two servers that are both new; return the difference, or nothing."""
-    pair = Pair(reference, subject, SHRINK_SECONDS)
+    pair = kind.sides(reference, subject, SHRINK_SECONDS)
     try:
         for step in steps:
             pair.run(step)
@@ -61,7 +94,7 @@ def differs(reference: grpc.Channel, subject: grpc.Channel, steps: Iterable[Step
     return ""
 
 
-def shrink(steps: Sequence[Step], fails: Callable[[Sequence[Step]], bool]) -> list[Step]:
+def shrink(steps: Sequence[object], fails: Callable[[Sequence[object]], bool]) -> list[object]:
     """Return a part of `steps` that still differs and of which no step can be left out.
 
     `fails` runs steps on two new servers. Delta debugging: leave out ever smaller pieces.

@@ -1,0 +1,128 @@
+"""Two servers that get the same steps of the same users and must give the same answers."""
+
+from functools import partial
+
+import grpc
+
+from rusd.pb import rpc_pb2 as rpc
+from tests.compat.auth_steps import FORGED, Act, AuthStep, KeepAliveBy, Login, WatchBy
+from tests.compat.client import ANSWER_SECONDS, Answer, Client, Metadata
+from tests.compat.pair import DifferenceError
+
+_CODES = {
+    "auth: user name is empty": "INVALID_ARGUMENT",
+    "auth: invalid auth token": "UNAUTHENTICATED",
+    "auth: permission denied": "PERMISSION_DENIED",
+}
+
+
+def as_newer(answer: Answer) -> Answer:
+    """Give an error of etcd 3.5's maintenance calls the code and text that etcd 3.6 gives it."""
+    code = _CODES.get(answer.details)
+    if answer.code != "UNKNOWN" or code is None:
+        return answer
+    return Answer(None, code, answer.details.replace("auth: ", "etcdserver: "))
+
+
+class AuthPair:
+    """The reference and the subject, and each user's newest token on both."""
+
+    def __init__(
+        self, reference: grpc.Channel, subject: grpc.Channel, seconds: float = ANSWER_SECONDS
+    ) -> None:
+        """Take over channels to two new servers; what is awaited may take `seconds`."""
+        self._seconds = seconds
+        self.revision = 1
+        self.compacted = 0
+        self.enabled = False
+        self._clients = (Client(reference), Client(subject))
+        self._tokens: dict[str, tuple[str, str]] = {FORGED: ("x.y", "x.y")}
+        self._refused: set[str] = set()
+
+    def close(self) -> None:
+        """Close the channels."""
+        for client in self._clients:
+            client.close()
+
+    def settle(self) -> None:
+        """Nothing is outstanding between steps."""
+
+    def refused(self, user: str) -> bool:
+        """Whether the user's token was refused when it was last used."""
+        return user in self._refused
+
+    def watch_ids(self, stream: int) -> list[int]:
+        """No stream outlives its step."""
+        assert stream >= 0
+        return []
+
+    def run(self, step: AuthStep) -> None:
+        """Do one step on both servers; raise DifferenceError if they differ."""
+        match step:
+            case Act():
+                self._act(step)
+            case Login(user, password):
+                (expected, first), (seen, second) = (
+                    client.login(user, password) for client in self._clients
+                )
+                _same(expected, seen)
+                if first:
+                    self._tokens[user] = first, second
+                    self._refused.discard(user)
+            case KeepAliveBy(user, lease):
+                expected, seen = (
+                    client.keep_alive(lease, metadata)
+                    for client, metadata in zip(self._clients, self._metadata(user), strict=True)
+                )
+                _same(expected, seen)
+            case WatchBy():
+                self._watch(step)
+
+    def _metadata(self, user: str) -> tuple[Metadata, Metadata]:
+        if user not in self._tokens:
+            return (), ()
+        first, second = self._tokens[user]
+        return (("token", first),), (("token", second),)
+
+    def _act(self, act: Act) -> None:
+        waiting = [
+            client.begin(act.method, act.request, metadata)
+            for client, metadata in zip(self._clients, self._metadata(act.user), strict=True)
+        ]
+        # Of both, so that real etcd is equal to itself; the matrix holds rusd to the newer one.
+        expected, seen = (as_newer(answer()) for answer in waiting)
+        _same(expected, seen)
+        if expected.code == "UNAUTHENTICATED":
+            self._refused.add(act.user)
+        if expected.response is None:
+            return
+        header: rpc.ResponseHeader = getattr(expected.response, "header", rpc.ResponseHeader())
+        self.revision = max(self.revision, header.revision)
+        match act.request:
+            case rpc.CompactionRequest(revision=revision):
+                self.compacted = revision
+            case rpc.AuthEnableRequest():
+                self.enabled = True
+            case rpc.AuthDisableRequest():
+                self.enabled = False
+
+    def _watch(self, watch: WatchBy) -> None:
+        answers = []
+        for client, metadata in zip(self._clients, self._metadata(watch.user), strict=True):
+            stream = client.watch_stream(self._seconds, metadata)
+            stream.send(rpc.WatchRequest(create_request=watch.request))
+            stream.wait(partial(_answered, stream.controls, stream.faults))
+            answers.append((stream.controls[:1], stream.faults))
+            stream.close()
+        _same(*answers)
+        if not any(answers[0]):
+            raise DifferenceError(f"no answer to {watch}")
+
+
+def _answered(controls: list[rpc.WatchResponse], faults: list[str]) -> bool:
+    return bool(controls or faults)
+
+
+def _same(expected: object, seen: object) -> None:
+    if expected != seen:
+        raise DifferenceError(f"\n  reference: {expected}\n  subject:   {seen}")
