@@ -6,7 +6,7 @@ from typing import Final
 import rusd
 from rusd.node.pipeline import Pipeline
 from rusd.pb.rpc_pb2 import CORRUPT, NOSPACE
-from rusd.wire.http1 import HttpRequest, HttpResponse
+from rusd.wire.http import HttpExchange, HttpRequest, HttpResponse
 
 _CLUSTER_VERSION: Final = rusd.ETCD_VERSION.rsplit(".", 1)[0] + ".0"
 
@@ -17,8 +17,12 @@ class Http:
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
 
-    def answer(self, request: HttpRequest) -> HttpResponse:
+    def handle(self, request: HttpRequest, exchange: HttpExchange) -> None:
         """Answers one request."""
+        exchange.respond(self.answer(request))
+
+    def answer(self, request: HttpRequest) -> HttpResponse:
+        """The answer to one request."""
         if request.method not in ("GET", "HEAD"):
             return HttpResponse(405, b"Method Not Allowed\n", "text/plain; charset=utf-8")
         match request.path:

@@ -1,52 +1,33 @@
 """HTTP/1.1 on the same port, for health checks, metrics and the JSON gateway (RFC 9112).
 
-Small and strict: what could be read in two ways (two lengths, a length and a transfer coding, bare
-line feeds, space around a field name) is answered 400, and the connection ends there.
+`httptools` (Node's llhttp, strict) parses; here are the limits, the order of answers and their
+framing. What could be read in two ways (two lengths, a length and a transfer coding, bare line
+feeds, space around a field name) is answered 400, and the connection ends there.
 """
+
+from __future__ import annotations
 
 import asyncio
 import logging
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections import deque
 from http import HTTPStatus
-from time import monotonic
-from typing import Final, Protocol, cast
-from urllib.parse import unquote
+from time import gmtime, monotonic, strftime
+from typing import Final, NamedTuple, Protocol, cast
+from urllib.parse import unquote, urlsplit
 
+import httptools
+
+from rusd.wire.http import HeaderFields, HttpHandler, HttpListener, HttpRequest, HttpResponse
 from rusd.wire.limits import Limits
-
-
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
-    """A finished HTTP/1.1 request."""
-
-    method: str
-    path: str
-    """Decoded, without the query."""
-    query: str = ""
-    """As it came, without the question mark."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """Names in lower case; equal names joined with ", "."""
-    body: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
-    """An answer; content-length, date and connection are added."""
-
-    status: int
-    body: bytes = b""
-    content_type: str = "text/plain; charset=utf-8"
 
 
 class Registry(Protocol):
     """Where a connection announces itself; the server."""
 
-    def joined(self, connection: "Http1Connection") -> None:
+    def joined(self, connection: Http1Connection) -> None:
         """It can have requests now."""
 
-    def left(self, connection: "Http1Connection") -> None:
+    def left(self, connection: Http1Connection) -> None:
         """It is gone."""
 
 
@@ -56,76 +37,239 @@ class _Bad(Exception):  # noqa: N818 - it carries an answer
         self.response = HttpResponse(status, reason.encode() + b"\n")
 
 
-_request_line = re.compile(rb"([A-Z]{1,16}) (/[!-~]*|\*) HTTP/1\.([01])").fullmatch
-_header_line = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\0\r\n]*?)[ \t]*").fullmatch
-_HEAD_END: Final = b"\r\n\r\n"
-
-
-@dataclass(slots=True)
-class _Head:
+class _Arrived(NamedTuple):
     request: HttpRequest
+    minor: str
+    """Of the version: "0" or "1"."""
     keep_alive: bool
-    length: int
 
 
-def parse_head(head: bytes, max_body: int) -> _Head:
-    """A request line and headers, without the empty line at their end; raises _Bad."""
-    first, *lines = head.split(b"\r\n")
-    match = _request_line(first)
-    if match is None:
-        raise _Bad(400, "malformed request line")
-    method, target, minor = match.groups()
-    headers: dict[str, str] = {}
-    for line in lines:
-        pair = _header_line(line)
-        if pair is None:
-            raise _Bad(400, "malformed header")
-        name, value = pair[1].decode("ascii").lower(), pair[2].decode("latin-1")
-        if name in headers and name in ("content-length", "host", "transfer-encoding"):
-            raise _Bad(400, f"repeated {name}")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    if "transfer-encoding" in headers:
-        if "content-length" in headers:
-            raise _Bad(400, "both content-length and transfer-encoding")
-        raise _Bad(411, "transfer codings are not supported, send content-length")
-    if minor == b"1" and "host" not in headers:
-        raise _Bad(400, "missing host")
-    length = headers.get("content-length", "0")
-    if not (length.isascii() and length.isdigit() and len(length) <= 18):
-        raise _Bad(400, "malformed content-length")
-    if int(length) > max_body:
-        raise _Bad(413, "body too large")
-    wanted = headers.get("connection", "").lower()
-    keep_alive = "close" not in wanted if minor == b"1" else "keep-alive" in wanted
-    path, _, query = target.decode("ascii").partition("?")
-    request = HttpRequest(method.decode("ascii"), unquote(path), query, headers)
-    return _Head(request, keep_alive, int(length))
+class RequestReader:
+    """Bytes to requests, held to the limits. Its `on_` methods are for httptools."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.requests: deque[_Arrived] = deque()
+        """What is complete."""
+        self.received = 0
+        """Bytes since the last complete request."""
+        self.between = True
+        """No request is in progress."""
+        self.wants_continue = False
+        """The client waits for a word before it sends the body."""
+        self._parser = httptools.HttpRequestParser(self)
+        self._target = b""
+        self._start()
+
+    def _start(self) -> None:
+        self._last_target, self._target = self._target, b""
+        self._headers: dict[str, str] = {}
+        self._head_bytes = self._body_bytes = 0
+        self._in_head = True
+        self._body: list[bytes] = []
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes; raises _Bad where no request can be read any more."""
+        self.received += len(data)
+        self._parse(data)
+        if self._in_head and self.received > self._limits.max_http1_head_bytes:
+            raise _Bad(431, "request head too large")
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._parse(self._without_upgrade() + data[upgrade.args[0] :])
+        except httptools.HttpParserCallbackError as error:
+            if isinstance(error.__context__, _Bad):
+                raise error.__context__ from None
+            raise
+        except httptools.HttpParserError as error:
+            raise _Bad(400, f"malformed request: {error}") from None
+
+    def _without_upgrade(self) -> bytes:
+        """The head of the last request again, without its wish for another protocol.
+
+        To ignore the wish is allowed (RFC 9110 section 7.8), but llhttp stops before the body.
+        """
+        self._parser = httptools.HttpRequestParser(self)
+        request, target = self.requests.pop().request, self._last_target
+        fields = [
+            f"{name}: {value}" for name, value in request.headers.items() if name != "upgrade"
+        ]
+        head = "\r\n".join(["", *fields, "", ""]).encode("latin-1")
+        return b"%b %b HTTP/1.1%b" % (request.method.encode(), target, head)
+
+    def on_message_begin(self) -> None:
+        self.between = False
+
+    def on_url(self, target: bytes) -> None:
+        self._target += target
+        self._count_head(len(target))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
+        headers = self._headers
+        if key in headers and key in ("content-length", "host", "transfer-encoding"):
+            raise _Bad(400, f"repeated {key}")
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        self._count_head(len(name) + len(value) + 4)
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._limits.max_http1_head_bytes:
+            raise _Bad(431, "request head too large")
+
+    def on_headers_complete(self) -> None:
+        if not self._in_head:
+            return  # of a chunked body's trailers
+        self._in_head = False
+        headers, version = self._headers, self._parser.get_http_version()
+        if version not in ("1.0", "1.1"):
+            raise _Bad(400, "malformed request line")
+        coding = headers.get("transfer-encoding")
+        # llhttp refuses a coding beside a length.
+        if coding is not None and coding.lower() != "chunked":
+            ends_well = coding.lower().rpartition(",")[2].strip() == "chunked"
+            raise _Bad(501 if ends_well else 400, "unsupported transfer coding")
+        if coding is not None and version == "1.0":
+            raise _Bad(400, "transfer coding in HTTP/1.0")
+        if version == "1.1" and "host" not in headers:
+            raise _Bad(400, "missing host")
+        if int(headers.get("content-length", "0")) > self._limits.max_http1_body_bytes:
+            raise _Bad(413, "body too large")
+        self.wants_continue = headers.get("expect", "").lower() == "100-continue"
+
+    def on_body(self, data: bytes) -> None:
+        self._body_bytes += len(data)
+        if self._body_bytes > self._limits.max_http1_body_bytes:
+            raise _Bad(413, "body too large")
+        self._body.append(data)
+
+    def on_message_complete(self) -> None:
+        parser = self._parser
+        path, query = _split(self._target)
+        body = b"".join(self._body)
+        request = HttpRequest(parser.get_method().decode(), path, query, self._headers, body)
+        self.requests.append(
+            _Arrived(request, parser.get_http_version()[-1], parser.should_keep_alive())
+        )
+        self.received = 0
+        self.between = True
+        self.wants_continue = False
+        self._start()
 
 
-def render(response: HttpResponse, *, head_only: bool, keep_alive: bool) -> bytes:
-    """A whole response as bytes."""
-    try:
-        reason = HTTPStatus(response.status).phrase
-    except ValueError:
-        reason = ""
-    head = (
-        f"HTTP/1.1 {response.status} {reason}\r\n"
-        f"Content-Type: {response.content_type}\r\n"
-        f"Content-Length: {len(response.body)}\r\n"
-        f"X-Content-Type-Options: nosniff\r\n"
-        f"{'' if keep_alive else 'Connection: close' + chr(13) + chr(10)}\r\n"
-    ).encode("latin-1")
-    return head if head_only else head + response.body
+def _split(target: bytes) -> tuple[str, str]:
+    """Path and query of a request target (RFC 9112 section 3.2)."""
+    text = target.decode("ascii")
+    if not text.startswith("/") and text != "*":
+        parts = urlsplit(text)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise _Bad(400, "malformed request target")
+        return unquote(parts.path or "/"), parts.query
+    path, _, query = text.partition("?")
+    return unquote(path), query
+
+
+class Http1Exchange:
+    """The answering half of one HTTP/1.1 request."""
+
+    def __init__(self, connection: Http1Connection, arrived: _Arrived) -> None:
+        self.headers: list[tuple[str, str]] = []
+        self.listener: HttpListener | None = None
+        self.keep_alive = arrived.keep_alive
+        self.begun = False
+        self._connection: Http1Connection | None = connection
+        self._head_only = arrived.request.method == "HEAD"
+        self._chunked = arrived.minor == "1"
+
+    @property
+    def congested(self) -> bool:
+        """The transport's buffer is over its high-water mark."""
+        return self._connection is not None and self._connection.write_paused
+
+    def respond(self, response: HttpResponse) -> None:
+        """The whole answer."""
+        connection = self._connection
+        if connection is None or self.begun:
+            return
+        fields = [
+            *self.headers,
+            ("Content-Type", response.content_type),
+            *response.headers,
+            ("Content-Length", str(len(response.body))),
+            ("X-Content-Type-Options", "nosniff"),
+        ]
+        head = self._head(connection, response.status, fields)
+        connection.write(head if self._head_only else head + response.body)
+        self._over(connection)
+
+    def begin(self, status: int, headers: HeaderFields) -> None:
+        """Chunked; to a client of HTTP/1.0, until the connection ends."""
+        connection = self._connection
+        if connection is None or self.begun:
+            return
+        self.begun = True
+        fields = [*self.headers, *headers]
+        if self._chunked:
+            fields.append(("Transfer-Encoding", "chunked"))
+        else:
+            self.keep_alive = False
+        connection.write(self._head(connection, status, fields))
+
+    def write(self, data: bytes) -> None:
+        """One chunk."""
+        if self._connection is not None and data and not self._head_only:
+            self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    def end(self) -> None:
+        """The last chunk."""
+        connection = self._connection
+        if connection is not None:
+            if self._chunked and not self._head_only:
+                connection.write(b"0\r\n\r\n")
+            self._over(connection)
+
+    def _head(self, connection: Http1Connection, status: int, fields: HeaderFields) -> bytes:
+        self.keep_alive = self.keep_alive and not connection.draining
+        if not self.keep_alive:
+            fields = [*fields, ("Connection", "close")]
+        try:
+            reason = HTTPStatus(status).phrase
+        except ValueError:
+            reason = ""
+        lines = [
+            f"HTTP/1.1 {status} {reason}",
+            *(f"{name}: {value}" for name, value in fields),
+            strftime("Date: %a, %d %b %Y %H:%M:%S GMT", gmtime()),
+        ]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
+
+    def _over(self, connection: Http1Connection) -> None:
+        self._connection = self.listener = None
+        connection.answered(self)
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._connection = None
+        listener, self.listener = self.listener, None
+        if listener is not None:
+            listener.closed()
 
 
 class Http1Connection(asyncio.Protocol):
-    """The server's end of one HTTP/1.1 connection; requests are answered in order."""
+    """The server's end of one HTTP/1.1 connection; requests are answered one after another."""
 
     PIPELINE_SLICE: Final = 32
+    FEED_BYTES: Final = 16384
+    """Parsed at a time: bounds the requests that wait, and lets a bad one wait its turn."""
+    LEAST_RATE: Final = 16384
+    """Bytes a second that a body must come at, on average, once it is late."""
 
     def __init__(
         self,
-        handle: Callable[[HttpRequest], HttpResponse],
+        handle: HttpHandler,
         registry: Registry,
         limits: Limits,
         log: logging.Logger,
@@ -135,120 +279,175 @@ class Http1Connection(asyncio.Protocol):
         self._limits = limits
         self._log = log
         self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
-        self._head: _Head | None = None
+        self._unread = b""
+        self._reader = RequestReader(limits)
+        self._bad: _Bad | None = None
+        self._exchange: Http1Exchange | None = None
         self._since = monotonic()
         self._served = 0
-        self._draining = False
+        self._serving = self._scheduled = False
         self._closing = False
-        self._paused = False
+        self.draining = False
+        """No further request will be answered."""
+        self.write_paused = False
+        """The peer does not read its answers."""
+
+    # --- asyncio -----------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection is there."""
         # uvloop's transports have the methods of asyncio.Transport without being one.
         self._transport = cast(asyncio.Transport, transport)
+        limits = self._limits
+        self._transport.set_write_buffer_limits(limits.stream_high_water, limits.stream_low_water)
         self._registry.joined(self)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
         self._transport = None
         self._closing = True
+        self._unread = b""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.lost()
         self._registry.left(self)
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes arrived."""
-        if not self._closing:
-            self._buffer += data
-            self._serve()
+        if self._closing:
+            return
+        if not self._unread and self._reader.between:
+            self._since = monotonic()
+        self._unread = self._unread + data if self._unread else data
+        self._serve()
 
     def pause_writing(self) -> None:
         """asyncio: the peer does not read its answers; take no more requests until it does."""
-        self._paused = True
-        if self._transport is not None:
-            self._transport.pause_reading()
+        self.write_paused = True
+        self._read_or_not()
 
     def resume_writing(self) -> None:
         """asyncio: it does."""
-        self._paused = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-            self._serve()
+        self.write_paused = False
+        exchange = self._exchange
+        if exchange is not None and exchange.listener is not None:
+            exchange.listener.writable()
+        self._serve()
+
+    # --- requests ----------------------------------------------------------------------------
 
     def _serve(self) -> None:
+        """Starts requests until one takes time, or others want their turn."""
+        if self._serving or self._scheduled:
+            return
+        self._serving = True
         served = 0
-        try:
-            while not self._closing and not self._paused and self._step():
-                served += 1
-                if served == self.PIPELINE_SLICE and self._transport is not None:
-                    self._transport.pause_reading()
-                    self._paused = True
-                    asyncio.get_running_loop().call_soon(self.resume_writing)
-        except _Bad as bad:
-            self._answer(bad.response, head_only=False, keep_alive=False)
+        while not self._closing and not self.write_paused and self._exchange is None:
+            if served == self.PIPELINE_SLICE:
+                self._scheduled = True
+                asyncio.get_running_loop().call_soon(self._next_slice)
+                break
+            if not self._step():
+                break
+            served += 1
+        self._serving = False
+        self._read_or_not()
+
+    def _next_slice(self) -> None:
+        self._scheduled = False
+        self._serve()
 
     def _step(self) -> bool:
-        """Answer the next request if all of it is here."""
-        buffer = self._buffer
-        if self._head is None:
-            while buffer.startswith(b"\r\n"):  # RFC 9112 section 2.2 lets these pass
-                del buffer[:2]
-            end = buffer.find(_HEAD_END)
-            limit = self._limits.max_http1_head_bytes
-            if end > limit or (end < 0 and len(buffer) > limit):
-                raise _Bad(431, "request head too large")
-            if end < 0:
-                return False
-            self._head = parse_head(bytes(buffer[:end]), self._limits.max_http1_body_bytes)
-            del buffer[: end + len(_HEAD_END)]
-            if self._head.request.headers.get("expect", "").lower() == "100-continue":
-                self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        head = self._head
-        if len(buffer) < head.length:
+        """Starts the next request if all of it is here, or takes some more bytes."""
+        reader = self._reader
+        if reader.requests:
+            self._start(reader.requests.popleft())
+        elif self._bad is not None:
+            self._refuse(self._bad)
+        elif self._unread:
+            data, self._unread = self._unread[: self.FEED_BYTES], self._unread[self.FEED_BYTES :]
+            try:
+                reader.feed(data)
+            except _Bad as bad:
+                self._bad = bad
+            if reader.wants_continue and not reader.requests and self._bad is None:
+                reader.wants_continue = False
+                self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        else:
             return False
-        request = head.request
-        body = bytes(buffer[: head.length])
-        del buffer[: head.length]
-        self._head = None
-        try:
-            response = self._handle(
-                HttpRequest(request.method, request.path, request.query, request.headers, body)
-            )
-        except Exception:
-            self._log.exception("handler failed", extra={"path": request.path})
-            response = HttpResponse(500, b"internal error\n")
-        keep_alive = head.keep_alive and not self._draining
-        self._answer(response, head_only=request.method == "HEAD", keep_alive=keep_alive)
-        self._since = monotonic()
-        self._served += 1
         return True
 
-    def _answer(self, response: HttpResponse, *, head_only: bool, keep_alive: bool) -> None:
-        self._write(render(response, head_only=head_only, keep_alive=keep_alive))
-        if not keep_alive:
+    def _start(self, arrived: _Arrived) -> None:
+        exchange = self._exchange = Http1Exchange(self, arrived)
+        try:
+            self._handle(arrived.request, exchange)
+        except Exception:
+            self._log.exception("handler failed", extra={"path": arrived.request.path})
+            if exchange.begun:
+                self.abort()
+            else:
+                exchange.respond(HttpResponse(500, b"internal error\n"))
+
+    def _refuse(self, bad: _Bad) -> None:
+        self._unread = b""
+        exchange = Http1Exchange(self, _Arrived(HttpRequest("", ""), "1", False))
+        self._exchange = exchange
+        exchange.respond(bad.response)
+
+    def answered(self, exchange: Http1Exchange) -> None:
+        """The answer to the request under way is complete."""
+        self._exchange = None
+        self._since = monotonic()
+        self._served += 1
+        if exchange.keep_alive:
+            self._serve()
+        else:
             self.close()
 
-    def _write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
+        """Sends bytes of the answer."""
         if self._transport is not None:
             self._transport.write(data)
 
+    def _read_or_not(self) -> None:
+        """Reads on while what waits is little: an open exchange wants to hear of the end."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        much = len(self._unread) > self._limits.max_http1_head_bytes
+        exchange = self._exchange
+        if much and exchange is not None and exchange.begun:
+            self._log.info("requests behind an answer without end")
+            self.abort()
+        elif self.write_paused or self._scheduled or much:
+            transport.pause_reading()
+        else:
+            transport.resume_reading()
+
+    # --- the connection's life ---------------------------------------------------------------
+
     def check(self, now: float) -> None:
         """Look at the connection's timeouts; to be called about once a second."""
-        limits = self._limits
-        between = bool(self._served) and self._head is None and not self._buffer
-        allowed = limits.idle_http1_timeout if between else limits.handshake_timeout
+        if self._exchange is not None or self.write_paused:
+            return
+        limits, reader = self._limits, self._reader
+        if self._served and reader.between and not self._unread:
+            allowed = limits.idle_http1_timeout
+        else:
+            allowed = limits.handshake_timeout + reader.received / self.LEAST_RATE
         if now - self._since > allowed:
             self.close()
 
     def drain(self) -> None:
         """Close when the request under way is answered."""
-        self._draining = True
-        if self._head is None and not self._buffer:
+        self.draining = True
+        if self._exchange is None and self._reader.between and not self._unread:
             self.close()
 
     def close(self) -> None:
         """End the connection."""
         self._closing = True
-        self._buffer.clear()
+        self._unread = b""
         if self._transport is not None:
             self._transport.close()
 

@@ -9,7 +9,8 @@ from typing import Final, cast
 from rusd.wire.connection import Connection, peer_name
 from rusd.wire.frames import PREFACE
 from rusd.wire.headers import Router
-from rusd.wire.http1 import Http1Connection, HttpRequest, HttpResponse
+from rusd.wire.http import HttpHandler
+from rusd.wire.http1 import Http1Connection
 from rusd.wire.limits import Limits
 from rusd.wire.service import StreamMethod, UnaryMethod
 from rusd.wire.turn import Turn
@@ -20,10 +21,10 @@ _NEVER: Final = float("inf")
 _DEADLINE_GRAIN: Final = 0.02
 
 _Any = Connection | Http1Connection
-
 _Factory = Callable[[], asyncio.Protocol]
 Secure = Callable[[_Factory], _Factory]
 """Makes a factory for accepted connections of one for those whose handshake is done."""
+
 
 class Server:
     """Serves gRPC methods over HTTP/2, and plain requests over HTTP/1.1, on the same ports.
@@ -34,7 +35,7 @@ class Server:
     def __init__(
         self,
         methods: Sequence[UnaryMethod | StreamMethod],
-        http: Callable[[HttpRequest], HttpResponse],
+        http: HttpHandler,
         limits: Limits,
         log: logging.Logger,
     ) -> None:

@@ -16,7 +16,7 @@ from hpack import Decoder, Encoder
 from rusd.wire import frames
 from rusd.wire.frames import ErrorCode, Setting
 from rusd.wire.grpc import Code, Status
-from rusd.wire.http1 import HttpRequest, HttpResponse
+from rusd.wire.http import HttpExchange, HttpRequest, HttpResponse
 from rusd.wire.server import Limits, Server
 from rusd.wire.service import Call, StreamMethod, UnaryMethod
 from rusd.wire.stream import Stream
@@ -159,12 +159,12 @@ class Raising(Silent):
         raise RuntimeError(f"no {len(data)} bytes for me")
 
 
-def http(request: HttpRequest) -> HttpResponse:
+def http(request: HttpRequest, exchange: HttpExchange) -> None:
     """Answers with what it understood."""
     if request.path == "/broken":
         raise RuntimeError("broken")
     text = f"{request.method} {request.path} {request.query} {request.body.decode('latin-1')}"
-    return HttpResponse(200 if request.path != "/missing" else 404, text.encode())
+    exchange.respond(HttpResponse(200 if request.path != "/missing" else 404, text.encode()))
 
 
 class Serving(NamedTuple):

@@ -3,6 +3,7 @@
 import socket
 import time
 from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 
 import pytest
 
@@ -33,13 +34,17 @@ def test_a_request_with_a_body(raw: socket.socket) -> None:
         b"dy",
     )
     head, body = answer.split(b"\r\n\r\n")
-    assert head.splitlines() == [
+    *lines, date = head.splitlines()
+    assert lines == [
         b"HTTP/1.1 200 OK",
         b"Content-Type: text/plain; charset=utf-8",
         b"Content-Length: 29",
         b"X-Content-Type-Options: nosniff",
         b"Connection: close",
     ]
+    name, value = date.decode().split(": ")
+    assert name == "Date"
+    assert abs(time.time() - parsedate_to_datetime(value).timestamp()) < DEADLINE
     assert body == b"POST /v3/kv/range a=%20b body"
 
 
@@ -82,7 +87,8 @@ def test_other_statuses_pass(raw: socket.socket) -> None:
     assert exchange(raw, b"GET /missing HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 404 Not Found")
 
 
-HOST = b"Host: x\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n"
 BAD = {
     "two lengths": b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
     "length and coding": (
@@ -104,9 +110,24 @@ BAD = {
     "nul": b"GET / HTTP/1.1\r\nHost: x\0\r\n\r\n",
     "no version": b"GET /\r\n\r\n",
     "other version": b"GET / HTTP/2.0\r\nHost: x\r\n\r\n",
-    "two spaces": b"GET  / HTTP/1.1\r\nHost: x\r\n\r\n",
     "lower-case method": b"get / HTTP/1.1\r\nHost: x\r\n\r\n",
-    "not a path": b"GET http://x/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    "not a path": b"GET ftp://x/ HTTP/1.1\r\nHost: x\r\n\r\n",
+    "an authority": b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "control character": b"GET / HTTP/1.1\r\nHost: x\r\nA: \x01\r\n\r\n",
+    "no name": b"GET / HTTP/1.1\r\nHost: x\r\n: a\r\n\r\n",
+    "equal lengths": POST + b"Content-Length: 1\r\nContent-Length: 1\r\n\r\na",
+    "empty length": POST + b"Content-Length:\r\n\r\n",
+    "two codings": CHUNKED + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "something like chunked": POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "chunks in HTTP/1.0": (
+        b"POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    ),
+    "no chunk size": CHUNKED + b"\r\nzz\r\n\r\n",
+    "hexadecimal chunk size": CHUNKED + b"\r\n0x1\r\na\r\n0\r\n\r\n",
+    "space after the chunk size": CHUNKED + b"\r\n1 \r\na\r\n0\r\n\r\n",
+    "more than the chunk": CHUNKED + b"\r\n1\r\nabc0\r\n\r\n",
+    "line feeds around chunks": CHUNKED + b"\r\n1\na\n0\n\n",
+    "endless chunk": CHUNKED + b"\r\nfffffffffffffffff\r\na",
     "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
 }
 
@@ -119,9 +140,38 @@ def test_a_bad_request_is_http_400_and_the_end(raw: socket.socket, case: str) ->
     assert answer.count(b"HTTP/1.1") == 1
 
 
-def test_a_transfer_coding_is_http_411(raw: socket.socket) -> None:
-    request = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    assert exchange(raw, request).startswith(b"HTTP/1.1 411 ")
+def test_an_answer_comes_before_that_to_a_bad_request_behind(raw: socket.socket) -> None:
+    answer = exchange(raw, b"GET /good HTTP/1.1\r\nHost: x\r\n\r\n" + BAD["two lengths"])
+    good, bad = answer.split(b"GET /good  ")
+    assert good.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert bad.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+def test_a_chunked_body_is_put_together(raw: socket.socket) -> None:
+    request = (
+        CHUNKED + b"Connection: close\r\n\r\n2;name=value\r\nbo\r\n2\r\ndy\r\n0\r\nA: b\r\n\r\n"
+    )
+    assert exchange(raw, *(request[at : at + 7] for at in range(0, len(request), 7))).endswith(
+        b"POST /  body"
+    )
+
+
+def test_another_coding_is_http_501(raw: socket.socket) -> None:
+    request = POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"
+    assert exchange(raw, request).startswith(b"HTTP/1.1 501 ")
+
+
+def test_a_target_may_name_the_server(raw: socket.socket) -> None:
+    request = b"GET http://x/a%20b?c HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert exchange(raw, request).endswith(b"GET /a b c ")
+
+
+def test_a_wish_for_another_protocol_is_ignored(raw: socket.socket) -> None:
+    upgrade = POST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nContent-Length: 2\r\n"
+    after = b"GET /after HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    answer = exchange(raw, upgrade + b"\r\nok" + after)
+    assert b"POST /  ok" in answer
+    assert answer.endswith(b"GET /after  ")
 
 
 def test_a_head_over_the_limit_is_http_431(raw: socket.socket) -> None:
@@ -129,10 +179,51 @@ def test_a_head_over_the_limit_is_http_431(raw: socket.socket) -> None:
     assert exchange(raw, request).startswith(b"HTTP/1.1 431 ")
 
 
-def test_a_body_over_the_limit_is_http_413() -> None:
+def test_many_small_headers_over_the_limit_are_http_431(raw: socket.socket) -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 3000 + b"\r\n"
+    assert exchange(raw, request).startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Content-Length: 11\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 11,
+    ],
+    ids=["announced", "chunked"],
+)
+def test_a_body_over_the_limit_is_http_413(body: bytes) -> None:
     with serving(Limits(max_http1_body_bytes=10)) as small, dial(small.port) as raw:
-        request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 11\r\n\r\n"
-        assert exchange(raw, request).startswith(b"HTTP/1.1 413 ")
+        assert exchange(raw, POST + body).startswith(b"HTTP/1.1 413 ")
+
+
+SLOW = {
+    "head": b"GET / HTTP/1.1\r\nHo",
+    "body": POST + b"Content-Length: 5\r\n\r\nbod",
+    "chunk": CHUNKED + b"\r\n5\r\nbod",
+    "nothing": b"\r\n",
+}
+
+
+@pytest.mark.parametrize("case", SLOW)
+def test_a_request_that_does_not_go_on_ends_the_connection(case: str) -> None:
+    with serving(Limits(handshake_timeout=0.2, check_interval=0.05)) as hasty:
+        with dial(hasty.port) as raw:
+            assert exchange(raw, SLOW[case]) == b""
+        with dial(hasty.port) as raw:
+            kept = b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n" + SLOW[case]
+            answer = exchange(raw, kept) if case != "nothing" else b"GET /a  "
+            assert answer.endswith(b"GET /a  ")
+
+
+def test_a_large_body_may_take_its_time() -> None:
+    with (
+        serving(Limits(handshake_timeout=0.3, check_interval=0.05)) as hasty,
+        dial(hasty.port) as raw,
+    ):
+        raw.sendall(POST + b"Content-Length: 100001\r\nConnection: close\r\n\r\n" + bytes(100_000))
+        time.sleep(0.8)  # at 16 KiB a second, 100,000 bytes have six seconds
+        assert exchange(raw, b"!").startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_client_that_does_not_read_its_answers_is_not_read() -> None:

@@ -62,8 +62,8 @@ def test_the_protocol_is_known_from_bytes_that_come_one_by_one() -> None:
                 client.send(bytes((byte,)))
             client.works()
         with dial(running.port) as raw:
-            # Shares three bytes with the preface.
-            for byte in b"PRIVATE / HTTP/1.0\r\n\r\n":
+            # Shares two bytes with the preface.
+            for byte in b"PROPFIND / HTTP/1.0\r\n\r\n":
                 raw.sendall(bytes((byte,)))
             assert ends(raw).startswith(b"HTTP/1.1 200")
 
