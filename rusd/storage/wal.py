@@ -1,9 +1,9 @@
 """The Raft log on disk: entries and hard state, appended and synced before anyone relies on them.
 
 The log is a row of segment files, `member/wal/<sequence>-<first index>.log`. What is written
-between two syncs is one *frame*, written with one system call and synced with one fdatasync;
-segments are allocated ahead, so that the sync has no file size to record. A frame holds records; a
-later entry with the same index replaces the earlier one and all that follow it.
+between two syncs is one *frame*, written and synced with one system call; segments are allocated
+ahead, so that the sync has no file size to record. A frame holds records; a later entry with the
+same index replaces the earlier one and all that follow it.
 
     frame         magic (4), crc32 of the rest (4), length of the records (4),
                   crc32 of the length (4), records
@@ -122,7 +122,7 @@ class Wal:
     def __init__(self, directory: Path, sync: bool = True) -> None:
         """`sync=False` (--unsafe-no-fsync) leaves it to the kernel when writes reach the disk."""
         self.directory = directory
-        self._sync = os.fdatasync if sync else _no_sync
+        self._put = _put_synced if sync else _put
         make_directory(directory)
         self.torn: TornTail | None = None
         self.hard_state = HardState()
@@ -220,8 +220,7 @@ class Wal:
             # A segment's name is its lowest index: what replaces entries before it goes elsewhere.
             if self._offset + len(frame) > SEGMENT_BYTES or first < self._segments[-1].first:
                 self._roll(first)
-            self._write(frame)
-            self._sync(self._fd)
+            self._put(self._fd, frame, self._offset)
         except OSError:
             self._failed = True
             raise
@@ -283,11 +282,6 @@ class Wal:
             os.close(self._fd)
             self._fd = -1
 
-    def _write(self, data: bytes) -> None:
-        written = os.pwrite(self._fd, data, self._offset)
-        while written < len(data):
-            written += os.pwrite(self._fd, data[written:], self._offset + written)
-
     def _drop(self, number: int) -> None:
         """Removes the first segments, the oldest first, so that a crash leaves no gap."""
         if number:
@@ -337,7 +331,7 @@ class Wal:
         if self.snapshot.index:
             records += _mark_record(_KIND_BEGINNING if begins else _KIND_SNAPSHOT, self.snapshot)
         frame = _frame(records)
-        self._write(frame)
+        _put(self._fd, frame, self._offset)
         self._offset = len(frame)
         os.fsync(self._fd)
 
@@ -485,8 +479,21 @@ def _is_torn(data: bytes, offset: int) -> bool:
     )
 
 
-def _no_sync(_fd: int) -> None:
-    pass
+def _put(fd: int, data: bytes, offset: int) -> None:
+    """Writes all of it."""
+    written = os.pwrite(fd, data, offset)
+    while written < len(data):
+        written += os.pwrite(fd, data[written:], offset + written)
+
+
+def _put_synced(fd: int, data: bytes, offset: int) -> None:
+    """Writes all of it, and returns when it is on disk. In one system call: between two of them a
+    thread waits for the interpreter, which cost a leader of three 7% of the puts that come one at
+    a time.
+    """
+    if os.pwritev(fd, (data,), offset, os.RWF_DSYNC) < len(data):
+        _put(fd, data, offset)
+        os.fdatasync(fd)
 
 
 def _allocate(fd: int, offset: int) -> None:

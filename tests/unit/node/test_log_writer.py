@@ -24,15 +24,16 @@ class Log:
         self.failure: OSError | None = None
         self.failures: list[Exception] = []
         self.done: list[int] = []
-        self.wal._sync = cast(Any, self._sync)
+        self._wal_put, self.wal._put = self.wal._put, cast(Any, self._put)
         self.writer = LogWriter(self.wal, asyncio.get_running_loop(), self.failures.append)
         self._last = 0
 
-    def _sync(self, _: int) -> None:
+    def _put(self, descriptor: int, data: bytes, offset: int) -> None:
         assert self.gate.wait(SECONDS)
         if self.failure is not None:
             raise self.failure
         self.syncs += 1
+        self._wal_put(descriptor, data, offset)
 
     def append(self, count: int = 1) -> None:
         """Submits appends of one entry each; `done` gets their indexes."""

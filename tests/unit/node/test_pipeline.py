@@ -350,12 +350,12 @@ def test_a_log_that_fails_stops_the_member_and_nothing_is_acknowledged(tmp_path:
 def test_a_log_that_fails_at_the_start_does_not_keep_the_member_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_: int) -> None:
+    def fail(*_: object) -> None:
         raise OSError(5, "Input/output error")
 
     async def test() -> None:
         member = Started(tmp_path, Limits())
-        monkeypatch.setattr(member.wal, "_sync", fail)
+        monkeypatch.setattr(member.wal, "_put", fail)
         member.replica.campaign()
         member.put(1)
         with pytest.raises(OSError, match="Input/output error"):

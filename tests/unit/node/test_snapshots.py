@@ -481,7 +481,7 @@ def test_a_crash_at_any_point_leaves_the_old_or_the_new_state_whole(
     """Also where the log that is replaced is longer than what the snapshot stands for."""
     calls = [
         (os, "fsync"),
-        (os, "fdatasync"),
+        (os, "pwritev"),
         (os, "pwrite"),
         (os, "ftruncate"),
         (os, "posix_fallocate"),

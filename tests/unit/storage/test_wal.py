@@ -3,7 +3,7 @@
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -299,18 +299,14 @@ def failing(_: int) -> None:
     raise OSError(5, "Input/output error")
 
 
-@pytest.mark.parametrize("call", ["fdatasync", "pwrite"])
+@pytest.mark.parametrize("sync", [True, False])
 def test_after_a_failed_append_the_log_takes_no_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool
 ) -> None:
     """A sync that succeeds after one that failed says nothing of what the first was for."""
     fail: Callable[..., None] = lambda *_: failing(0)  # noqa: E731
-    if call == "fdatasync":
-        monkeypatch.setattr(os, "fdatasync", fail)
-        log = Wal(tmp_path)
-    else:
-        log = Wal(tmp_path)
-        monkeypatch.setattr(os, "pwrite", fail)
+    log = Wal(tmp_path, sync)
+    monkeypatch.setattr(os, "pwritev" if sync else "pwrite", fail)
     with pytest.raises(OSError, match="Input/output error"):
         log.append([Entry(1, 1, b"a")])
     monkeypatch.undo()
@@ -341,19 +337,31 @@ def test_a_failed_roll_stops_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_without_sync_nothing_waits_for_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "fdatasync", lambda _: failing(0))
+    monkeypatch.setattr(os, "pwritev", lambda *_: failing(0))
     log = Wal(tmp_path, sync=False)
     log.append([Entry(1, 1, b"a")])
     assert contents(log) == [Entry(1, 1, b"a")]
     log.close()
 
 
-def test_a_short_write_is_carried_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pwrite = os.pwrite
+@pytest.mark.parametrize("sync", [True, False])
+def test_a_short_write_is_carried_on_and_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool
+) -> None:
+    pwrite, fdatasync = os.pwrite, os.fdatasync
+    synced: list[int] = []
+    log = Wal(tmp_path, sync)
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[:7], at))
-    log = Wal(tmp_path)
+    monkeypatch.setattr(os, "pwritev", lambda fd, data, at, _: pwrite(fd, data[0][:7], at))
+
+    def counted(fd: int) -> None:
+        synced.append(fd)
+        fdatasync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
     log.append([Entry(1, 1, noise(100))])
     log.close()
+    assert len(synced) == sync
     monkeypatch.undo()
     log = Wal(tmp_path)
     assert contents(log) == [Entry(1, 1, noise(100))]
@@ -377,13 +385,13 @@ def test_what_was_written_together_is_synced_once_and_is_there_whole_or_not_at_a
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     syncs: list[int] = []
-    fdatasync = os.fdatasync
+    pwritev = os.pwritev
 
-    def counted(fd: int) -> None:
-        syncs.append(fd)
-        fdatasync(fd)
+    def counted(fd: int, data: Sequence[bytes], offset: int, flags: int) -> int:
+        syncs.append(flags)
+        return pwritev(fd, data, offset, flags)
 
-    monkeypatch.setattr(os, "fdatasync", counted)
+    monkeypatch.setattr(os, "pwritev", counted)
     log = Wal(tmp_path / "log")
     log.append([Entry(1, 1, b"a"), Entry(1, 2, b"replaced"), Entry(1, 3, b"replaced")])
     log.write([Entry(1, 4, b"replaced")])
@@ -393,7 +401,7 @@ def test_what_was_written_together_is_synced_once_and_is_there_whole_or_not_at_a
     shutil.copytree(tmp_path / "log", tmp_path / "before")
     log.sync()
     log.sync()
-    assert len(syncs) == 2
+    assert syncs == [os.RWF_DSYNC] * 2
     expected = [Entry(1, 1, b"a"), Entry(2, 2, b"b")]
     assert (contents(log), log.last_index) == (expected, 2)
     assert log.hard_state == HardState(2, 7, 2)
