@@ -14,6 +14,7 @@ from typing import BinaryIO, Final
 
 from rocksdict import Rdict
 
+from rusd.auth.store import ENABLED_ROW, REVISION_ROW, ROLE_PREFIX, USER_PREFIX
 from rusd.backup import schema
 from rusd.bbolt import Writer
 from rusd.lease.lessor import ROW_PREFIX, Lessor
@@ -55,9 +56,9 @@ def export(checkpoint: Path, target: BinaryIO, steps: Iterator[None]) -> int:
         writer.bucket(schema.META, _meta(marks, membership))
         writer.bucket(schema.LEASE, _leases(tables.state))
         writer.bucket(schema.ALARM, _alarms(tables.state))
-        writer.bucket(schema.AUTH, [])
-        writer.bucket(schema.AUTH_USERS, [])
-        writer.bucket(schema.AUTH_ROLES, [])
+        writer.bucket(schema.AUTH, _auth(tables.state))
+        writer.bucket(schema.AUTH_USERS, _named(tables.state, USER_PREFIX))
+        writer.bucket(schema.AUTH_ROLES, _named(tables.state, ROLE_PREFIX))
         # Of no use to who restores it, who names the members anew; etcd's tools want the buckets.
         writer.bucket(schema.CLUSTER, [])
         writer.bucket(schema.MEMBERS, _members(membership))
@@ -128,6 +129,20 @@ def _leases(state: Rdict) -> Items:
 def _alarms(state: Rdict) -> Items:
     stored = AlarmResponse.FromString(Alarms(state.get(Alarms.ROW)).row())
     return sorted((alarm.SerializeToString(), b"") for alarm in stored.alarms)
+
+
+def _auth(state: Rdict) -> Items:
+    stored = {
+        schema.AUTH_ENABLED: state.get(ENABLED_ROW),
+        schema.AUTH_REVISION: state.get(REVISION_ROW),
+    }
+    return sorted((name, row) for name, row in stored.items() if row is not None)
+
+
+def _named(state: Rdict, prefix: bytes) -> Items:
+    """Users or roles: etcd and rusd write them alike, under their names."""
+    for name, row in rows(state, prefix, prefix + b"\xff" * 9):
+        yield name.removeprefix(prefix), row
 
 
 def _members(membership: Membership) -> Items:

@@ -61,6 +61,14 @@ class Page(NamedTuple):
     body: memoryview
 
 
+class Child(NamedTuple):
+    """A page of a tree, and the keys that may be in it: from `first` on, before `end`."""
+
+    page: int
+    first: bytes | None
+    end: bytes | None
+
+
 class Bucket(NamedTuple):
     """Where a bucket is: on a page of its own, or, with `root` 0, in `inline`."""
 
@@ -135,6 +143,10 @@ class Database:
             if flags:
                 raise BboltError(number, f"key {_shown(key)} is a bucket within a bucket")
             yield key, bytes(value)
+
+    def visit_root(self, visit: Visit) -> None:
+        """Visits the pages that the buckets' names are on."""
+        self._buckets(visit)
 
     def free_pages(self, visit: Visit | None = None) -> memoryview:
         """The ids of the freelist, as 8-byte integers; empty when it was not stored."""
@@ -213,10 +225,10 @@ class Database:
             raise BboltError(number, f"pages of {page_size} bytes")
         return Meta(page_size, root, freelist, pages, transaction)
 
-    def _buckets(self) -> dict[bytes, Bucket]:
+    def _buckets(self, visit: Visit | None = None) -> dict[bytes, Bucket]:
         root = Bucket(0, self.meta.root, 0, self._view[:0])
         buckets: dict[bytes, Bucket] = {}
-        for number, flags, name, value in self._leaves(root, None):
+        for number, flags, name, value in self._leaves(root, visit):
             if flags != FLAG_BUCKET:
                 raise BboltError(number, f"item {_shown(name)} of the root is no bucket")
             if len(value) < BUCKET.size:
@@ -238,24 +250,19 @@ class Database:
                 last = key
                 yield page.id, flags, key, value
 
-    def leaf_pages(self, bucket: bytes) -> Iterator[Page]:
-        """The leaf pages of a bucket, in key order."""
-        found = self.buckets.get(bucket)
-        return iter(()) if found is None else self._leaf_pages(found, None)
-
     def _leaf_pages(self, bucket: Bucket, visit: Visit | None) -> Iterator[Page]:
         if not bucket.root:
             yield _inline(bucket)
             return
         seen = bytearray((self.meta.pages + 7) // 8)
-        # Children that are yet to be visited, a level each; a child is a page, and its first key.
-        levels: list[Iterator[tuple[int, bytes | None]]] = [iter([(bucket.root, None)])]
+        # Children that are yet to be visited, a level each.
+        levels: list[Iterator[Child]] = [iter([Child(bucket.root, None, None)])]
         while levels:
             child = next(levels[-1], None)
             if child is None:
                 levels.pop()
                 continue
-            number, first = child
+            number = child.page
             page = self.page(number)
             if seen[number >> 3] & 1 << (number & 7):
                 raise BboltError(number, "it is in the tree twice")
@@ -263,12 +270,12 @@ class Database:
             if visit is not None:
                 visit(number, page.pages)
             if page.kind == KIND_LEAF:
-                _check_first(page, first)
+                _check_bounds(page, child)
                 yield page
             elif page.kind == KIND_BRANCH:
                 if len(levels) == _DEPTH:
                     raise BboltError(number, f"a tree of more than {_DEPTH} levels")
-                levels.append(_children(page, first))
+                levels.append(iter(_children(page, child)))
             else:
                 raise BboltError(number, f"a {_kind(page.kind)} page within a tree")
 
@@ -283,37 +290,54 @@ def _inline(bucket: Bucket) -> Page:
     return Page(bucket.holder, kind, count, 0, body)
 
 
-def _children(page: Page, first: bytes | None) -> Iterator[tuple[int, bytes | None]]:
-    """The children of a branch page: their ids, and the first key of each."""
+def _children(page: Page, child: Child) -> list[Child]:
+    """The children of a branch page, which is `child` of another."""
     _, _, count, _, body = page
     if not count:
         raise BboltError(page.id, "a branch without children")
     table = HEAD.size + count * BRANCH.size
     if table > len(body):
         raise BboltError(page.id, f"{count} children do not fit")
-    last: bytes | None = None
-    for number, (position, size, child) in enumerate(BRANCH.iter_unpack(body[HEAD.size : table])):
-        start = HEAD.size + number * BRANCH.size + position
+    children: list[Child] = []
+    ends = child.end
+    # From the last one on: each ends where the one after it begins.
+    for head in range(table - BRANCH.size, 0, -BRANCH.size):
+        position, size, number = BRANCH.unpack_from(body, head)
+        start = head + position
         if start < table or start + size > len(body):
-            raise BboltError(page.id, f"the key of child {number} is outside of the page")
+            raise BboltError(page.id, f"the key of child page {number} is outside of the page")
         key = bytes(body[start : start + size])
-        if last is None:
-            if first is not None and key < first:
-                raise BboltError(page.id, f"it begins with {_shown(key)}, below its own first key")
-        elif key <= last:
+        if ends is not None and key >= ends:
             raise BboltError(page.id, f"key {_shown(key)} is out of order")
-        last = key
-        yield child, key
+        children.append(Child(number, key, ends))
+        ends = key
+    if child.first is not None and ends is not None and ends < child.first:
+        raise BboltError(page.id, f"it begins with {_shown(ends)}, before {_shown(child.first)}")
+    children.reverse()
+    return children
 
 
-def _check_first(page: Page, first: bytes | None) -> None:
-    if first is None:
+def _check_bounds(page: Page, child: Child) -> None:
+    """A leaf has the keys that the branches above it promise."""
+    if child.first is None:
         return
-    item = next(_items_of(page), None)
-    if item is None:
+    if not page.items:
         raise BboltError(page.id, "a leaf without items below a branch")
-    if item[1] < first:
-        raise BboltError(page.id, f"it begins with {_shown(item[1])}, below its own first key")
+    first, last = (_key(page, number) for number in (0, page.items - 1))
+    if first < child.first or (child.end is not None and last >= child.end):
+        raise BboltError(page.id, f"keys that belong elsewhere: {_shown(first)} to {_shown(last)}")
+
+
+def _key(page: Page, number: int) -> bytes:
+    """The key of a leaf's item."""
+    head = HEAD.size + number * LEAF.size
+    if head + LEAF.size > len(page.body):
+        raise BboltError(page.id, f"{page.items} items do not fit")
+    _, position, size, _ = LEAF.unpack_from(page.body, head)
+    start = head + position
+    if start + size > len(page.body):
+        raise BboltError(page.id, f"item {number} is outside of it")
+    return bytes(page.body[start : start + size])
 
 
 def _items_of(page: Page) -> Iterator[tuple[int, bytes, memoryview]]:

@@ -13,6 +13,7 @@ import click
 
 import rusd
 from rusd.cli.healthcheck import healthcheck
+from rusd.cli.snapshot import snapshot
 from rusd.config import FLAGS, Config, ConfigError, load, read_arguments
 
 _INTRODUCTION = """\
@@ -93,6 +94,7 @@ def _serve(ctx: click.Context) -> None:
 
 
 _serve.add_command(healthcheck)
+_serve.add_command(snapshot)
 
 
 def main() -> NoReturn:

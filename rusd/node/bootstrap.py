@@ -71,6 +71,16 @@ async def identify(config: Config, ask: Ask) -> Identity:
     urls = [url.text for other in others for url in other.peer_urls]
     if config.initial_cluster_state == "existing":
         return _join(config, await _running_cluster(urls, ask, _PATIENCE_WHEN_JOINING))
+    identity = founder(config)
+    running = await _running_cluster(urls, ask, _PATIENCE_WHEN_NEW)
+    if running is not None:
+        local = identity.member
+        _refuse_bootstrapped(next((m for m in running.members if m.ID == local.ID), local))
+    return identity
+
+
+def founder(config: Config) -> Identity:
+    """One of a new cluster, which begins with the members that `config` names."""
     members = {
         member.name: Member(
             ID=member_id(_texts(member), config.initial_cluster_token),
@@ -79,12 +89,18 @@ async def identify(config: Config, ask: Ask) -> Identity:
         )
         for member in config.initial_cluster
     }
+    ids = [member.ID for member in members.values()]
     local = members.pop(config.name)
-    running = await _running_cluster(urls, ask, _PATIENCE_WHEN_NEW)
-    if running is not None:
-        _refuse_bootstrapped(next((m for m in running.members if m.ID == local.ID), local))
-    ids = [local.ID, *(member.ID for member in members.values())]
     return Identity(cluster_id(ids), local, tuple(members.values()))
+
+
+def founded_by(identity: Identity) -> Membership:
+    """What a member knows of its cluster when it begins."""
+    members = {member.ID: member for member in (identity.member, *identity.others)}
+    membership = Membership(identity.cluster_id, identity.member.ID, members)
+    if not identity.joins:
+        membership.conf_state = ConfState(voters=tuple(sorted(members)))
+    return membership
 
 
 async def _running_cluster(
@@ -197,10 +213,8 @@ def _found(engine: Engine, wal: Wal, keyspace: Keyspace, identity: Identity | No
     """
     if identity is None:
         raise DamagedDataError("the data directory does not say whose it is")
-    members = {member.ID: member for member in (identity.member, *identity.others)}
-    membership = Membership(identity.cluster_id, identity.member.ID, members)
+    membership = founded_by(identity)
     if not identity.joins:
-        membership.conf_state = ConfState(voters=tuple(sorted(members)))
         keyspace.applied = Applied(FIRST.term, FIRST.index)
         wal.append((), HardState(term=FIRST.term, commit=FIRST.index))
         wal.note_snapshot(FIRST.index, FIRST.term)
