@@ -21,6 +21,7 @@ from typing import Self
 import grpc
 
 from rusd.pb import rpc_pb2 as rpc
+from tests.certificates import Certificates
 
 READY_LINE = b"ready to serve client requests"
 START_SECONDS = 60.0
@@ -85,6 +86,8 @@ class Member:
     host: str = "127.0.0.1"
     initial_cluster: str = ""
     initial_cluster_state: str = "new"
+    certificates: Certificates | None = None
+    """Serves clients and members with TLS alone, and asks both for certificates."""
 
     def __post_init__(self) -> None:
         """Take the ports; they stay the member's own over restarts."""
@@ -101,12 +104,16 @@ class Member:
     @property
     def client_url(self) -> str:
         """The advertised client URL."""
-        return f"http://{self.target}"
+        return f"{self._scheme}://{self.target}"
 
     @property
     def peer_url(self) -> str:
         """The advertised peer URL."""
-        return f"http://{self.host}:{self.peer_port}"
+        return f"{self._scheme}://{self.host}:{self.peer_port}"
+
+    @property
+    def _scheme(self) -> str:
+        return "http" if self.certificates is None else "https"
 
     @property
     def log(self) -> str:
@@ -123,6 +130,7 @@ class Member:
             *("--initial-advertise-peer-urls", self.peer_url),
             *("--initial-cluster", self.initial_cluster or f"{self.name}={self.peer_url}"),
             *("--initial-cluster-state", self.initial_cluster_state),
+            *(self.certificates.flags if self.certificates else ()),
             *self.flags,
         ]
 
@@ -198,18 +206,18 @@ class Member:
 
     def channel(self) -> grpc.Channel:
         """A new gRPC channel to the member; the caller closes it."""
-        return grpc.insecure_channel(
-            self.target,
-            options=[
-                ("grpc.enable_http_proxy", 0),
-                ("grpc.use_local_subchannel_pool", 1),
-                ("grpc.max_receive_message_length", -1),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.min_reconnect_backoff_ms", 50),
-                ("grpc.initial_reconnect_backoff_ms", 50),
-                ("grpc.max_reconnect_backoff_ms", 200),
-            ],
-        )
+        options = [
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.max_receive_message_length", -1),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.min_reconnect_backoff_ms", 50),
+            ("grpc.initial_reconnect_backoff_ms", 50),
+            ("grpc.max_reconnect_backoff_ms", 200),
+        ]
+        if self.certificates is None:
+            return grpc.insecure_channel(self.target, options)
+        return grpc.secure_channel(self.target, self.certificates.credentials(), options)
 
     def _says_ready(self) -> bool:
         assert self.process is not None, "the member is not running"
@@ -223,7 +231,11 @@ class Member:
         return False
 
     def _healthy(self) -> bool:
-        with suppress(OSError), _direct.open(f"{self.client_url}/health", timeout=5) as answer:
+        opener = _direct
+        if self.certificates is not None:
+            handler = urllib.request.HTTPSHandler(context=self.certificates.context())
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), handler)
+        with suppress(OSError), opener.open(f"{self.client_url}/health", timeout=5) as answer:
             return answer.status == 200 and b'"true"' in answer.read()
         return False
 
@@ -247,11 +259,19 @@ class Cluster:
     """Members that form one cluster, by static bootstrap. `members` may be changed by a test."""
 
     def __init__(
-        self, command: Sequence[str], folder: Path, size: int = 3, flags: Sequence[str] = ()
+        self,
+        command: Sequence[str],
+        folder: Path,
+        size: int = 3,
+        flags: Sequence[str] = (),
+        certificates: Certificates | None = None,
     ) -> None:
         """Make the members, named m1 to m<size>; none is started."""
+        self.certificates = certificates
         self.members = [
-            Member(command, folder / f"m{number}", flags, name=f"m{number}")
+            Member(
+                command, folder / f"m{number}", flags, name=f"m{number}", certificates=certificates
+            )
             for number in range(1, size + 1)
         ]
         self.name_members()
@@ -308,10 +328,14 @@ class Cluster:
 
 @contextmanager
 def running_cluster(
-    command: Sequence[str], folder: Path, size: int = 3, flags: Sequence[str] = ()
+    command: Sequence[str],
+    folder: Path,
+    size: int = 3,
+    flags: Sequence[str] = (),
+    certificates: Certificates | None = None,
 ) -> Iterator[Cluster]:
     """A cluster that is ready inside the `with` block and gone after it."""
-    cluster = Cluster(command, folder, size, flags)
+    cluster = Cluster(command, folder, size, flags, certificates)
     try:
         yield cluster.start()
     finally:

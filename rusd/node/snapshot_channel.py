@@ -3,7 +3,8 @@
 import asyncio
 import os
 import socket
-from typing import Final, cast
+from collections.abc import Iterable
+from typing import Final, Protocol, cast, runtime_checkable
 from zlib import crc32
 
 from rusd.node.peer_wire import PeerProtocolError
@@ -12,10 +13,40 @@ from rusd.node.snapshot_wire import HEAD, PIECE_BYTES, checked_head, head
 _ROOM: Final = PIECE_BYTES + 64
 
 
+class Blocking(Protocol):
+    """What is used of a socket."""
+
+    def settimeout(self, seconds: float | None, /) -> None:
+        """For each time that it waits."""
+
+    def sendmsg(self, buffers: Iterable[bytes | memoryview], /) -> int:
+        """Send as much as can be sent at once; how much that was."""
+
+    def sendall(self, data: bytes | memoryview, /) -> None:
+        """Send."""
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        """Receive; 0 is the end."""
+
+    def shutdown(self, how: int, /) -> None:
+        """End the connection."""
+
+    def close(self) -> None:
+        """Forget it."""
+
+
+@runtime_checkable
+class Secured(Protocol):
+    """A transport with TLS, whose socket alone is of no use."""
+
+    def take_over(self) -> Blocking:
+        """Stop reading, and return what a thread reads and writes with."""
+
+
 class Channel:
     """Sends and receives frames. All but `abort` and `close` blocks, and is for one thread."""
 
-    def __init__(self, connection: socket.socket, timeout: float) -> None:
+    def __init__(self, connection: Blocking, timeout: float) -> None:
         """`timeout` is the seconds without any progress after which TimeoutError is raised."""
         connection.settimeout(timeout)
         self._connection = connection
@@ -25,12 +56,12 @@ class Channel:
     def of(cls, writer: asyncio.StreamWriter, timeout: float) -> "Channel":
         """Takes over what is received on a connection, when nothing more is on its way to the
         stream's reader. Raises OSError when the connection is gone.
-
-        With TLS there is no socket to take over, and a relay is needed.
         """
         transport = cast(asyncio.Transport, writer.transport)
         if transport.is_closing():
             raise ConnectionResetError("the connection is closed")
+        if isinstance(transport, Secured):
+            return cls(transport.take_over(), timeout)
         transport.pause_reading()
         return cls(socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())), timeout)
 

@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from threading import Lock
 from typing import Any, Final, cast
@@ -307,15 +307,29 @@ class TlsSocket:
         """For each time that it waits."""
         self._connection.settimeout(seconds)
 
+    def sendmsg(self, buffers: Iterable[bytes | memoryview]) -> int:
+        """Send all of it; how much that was. Raises OSError."""
+        size = 0
+        for data in buffers:
+            view = memoryview(data)
+            size += len(view)
+            while view:
+                with self._lock:
+                    while view and self._outgoing.pending < _READ_BYTES:
+                        view = view[self._inside.write(view) :]
+                if self._outgoing.pending >= _READ_BYTES:
+                    self._flush()
+        self._flush()
+        return size
+
     def sendall(self, data: bytes | memoryview) -> None:
         """Send. Raises OSError."""
-        view = memoryview(data)
-        while view:
-            with self._lock:
-                while view and self._outgoing.pending < _READ_BYTES:
-                    view = view[self._inside.write(view) :]
-                encrypted = self._outgoing.read()
-            self._connection.sendall(encrypted)
+        self.sendmsg((data,))
+
+    def _flush(self) -> None:
+        with self._lock:
+            encrypted = self._outgoing.read()
+        self._connection.sendall(encrypted)
 
     def recv_into(self, view: memoryview) -> int:
         """Receive at least one byte; 0 is the end. Raises OSError."""

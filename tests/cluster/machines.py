@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.certificates import Certificates
 from tests.cluster.disk import Disk
 from tests.cluster.network import Network
 from tests.members import Cluster, Member
@@ -26,6 +27,7 @@ class Machines:
         network: bool = False,
         disks: bool = False,
         strict_disks: bool = False,
+        tls: bool = False,
     ) -> None:
         """Make what is asked for; start no member. ChildError if it cannot be made here."""
         self._command = command
@@ -37,7 +39,9 @@ class Machines:
         self.disks: dict[Member, Disk] = {}
         self.hosts: dict[Member, int] = {}
         self.network = Network(3 + SPARE_HOSTS, seed) if network else None
-        self.cluster = Cluster(command, folder, size=0)
+        hosts = self.network.addresses if self.network is not None else ()
+        certificates = Certificates.made(folder / "certificates", hosts) if tls else None
+        self.cluster = Cluster(command, folder, size=0, certificates=certificates)
         try:
             self.cluster.members = [self.new_member() for _ in range(3)]
         except BaseException:
@@ -49,7 +53,8 @@ class Machines:
         """Make a member on a machine of its own."""
         self._made += 1
         name = f"m{self._made}"
-        member = Member(self._command, self._folder / name, name=name)
+        certificates = self.cluster.certificates
+        member = Member(self._command, self._folder / name, name=name, certificates=certificates)
         self.hosts[member] = self._made
         if self.network is not None:
             member.command = self.network.inside(self._made, self._command)

@@ -52,9 +52,9 @@ def start_machines(
     strict = request.config.getoption("--subject") == "rusd"
     with ExitStack() as ending:
 
-        def start(network: bool = False, disks: bool = False) -> Machines:
+        def start(network: bool = False, disks: bool = False, tls: bool = False) -> Machines:
             try:
-                machines = Machines(subject_command, tmp_path, seed, network, disks, strict)
+                machines = Machines(subject_command, tmp_path, seed, network, disks, strict, tls)
             except ChildError as error:
                 pytest.skip(str(error))
             ending.callback(machines.close)
@@ -83,8 +83,10 @@ def start_faults(
     """Starts machines and a run on them; faults and loads are the test's to make."""
     with ExitStack() as ending:
 
-        def start(network: bool = False, disks: bool = False) -> tuple[Run, Faults]:
-            machines = start_machines(network, disks)
+        def start(
+            network: bool = False, disks: bool = False, tls: bool = False
+        ) -> tuple[Run, Faults]:
+            machines = start_machines(network, disks, tls)
             run = Run(machines.cluster, seed, etcdctl)
             ending.callback(run.close)
             return run, Faults(run, machines)
@@ -109,6 +111,18 @@ def test_killed_paused_and_restarted_members_lose_nothing(start_faults: StartFau
     faults.restart_all_in_turn()
     run.settle()
     run.finish()
+
+
+def test_with_tls_for_clients_and_members_nothing_is_lost_either(start_faults: StartFaults) -> None:
+    """Certificates on every connection, and a follower that needs a snapshot."""
+    run, faults = start_faults(tls=True)
+    run.load()
+    faults.kill_the_leader()
+    faults.pause_the_leader()
+    faults.outrun_a_follower()
+    run.settle()
+    run.finish()
+    assert any("installed a snapshot" in member.log for member in run.cluster.members)
 
 
 def test_service_is_back_within_two_seconds_of_the_leaders_death(

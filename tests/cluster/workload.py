@@ -7,6 +7,7 @@ that failed has an unknown outcome, unless no connection was there to send it on
 import base64
 import itertools
 import json
+import os
 import subprocess
 import threading
 import time
@@ -99,6 +100,8 @@ class Workload:
         self._history = history
         self._name = name
         self._value_bytes = value_bytes
+        certificates = cluster.certificates
+        self._environment = {**os.environ, **(certificates.etcdctl if certificates else {})}
         self._ended = threading.Event()
         self._threads = [
             threading.Thread(
@@ -185,6 +188,7 @@ class Workload:
                 "--write-out=json",
                 *arguments,
             ],
+            env=self._environment,
             capture_output=True,
             check=False,
             timeout=JOIN_SECONDS,
