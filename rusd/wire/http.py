@@ -28,6 +28,7 @@ class HttpResponse:
     status: int
     body: bytes = b""
     content_type: str = "text/plain; charset=utf-8"
+    """Empty for none."""
     headers: HeaderFields = ()
 
 
@@ -50,6 +51,8 @@ class HttpExchange(Protocol):
     headers: list[tuple[str, str]]
     """Added to those of the answer."""
     listener: HttpListener | None
+    secure: bool
+    """The request came over TLS."""
 
     @property
     def congested(self) -> bool:

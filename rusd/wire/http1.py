@@ -178,6 +178,7 @@ class Http1Exchange:
     def __init__(self, connection: Http1Connection, arrived: _Arrived) -> None:
         self.headers: list[tuple[str, str]] = []
         self.listener: HttpListener | None = None
+        self.secure = connection.secure
         self.keep_alive = arrived.keep_alive
         self.begun = False
         self._connection: Http1Connection | None = connection
@@ -196,7 +197,7 @@ class Http1Exchange:
             return
         fields = [
             *self.headers,
-            ("Content-Type", response.content_type),
+            *((("Content-Type", response.content_type),) if response.content_type else ()),
             *response.headers,
             ("Content-Length", str(len(response.body))),
             ("X-Content-Type-Options", "nosniff"),
@@ -291,6 +292,8 @@ class Http1Connection(asyncio.Protocol):
         """No further request will be answered."""
         self.write_paused = False
         """The peer does not read its answers."""
+        self.secure = False
+        """Whether this is TLS."""
 
     # --- asyncio -----------------------------------------------------------------------------
 
@@ -298,6 +301,7 @@ class Http1Connection(asyncio.Protocol):
         """asyncio: the connection is there."""
         # uvloop's transports have the methods of asyncio.Transport without being one.
         self._transport = cast(asyncio.Transport, transport)
+        self.secure = transport.get_extra_info("ssl_object") is not None
         limits = self._limits
         self._transport.set_write_buffer_limits(limits.stream_high_water, limits.stream_low_water)
         self._registry.joined(self)

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from enum import Flag, auto
+from functools import partial
 from time import monotonic
 from typing import Final, cast
 
@@ -12,6 +14,7 @@ from rusd.wire.headers import Router
 from rusd.wire.http import HttpHandler
 from rusd.wire.http1 import Http1Connection
 from rusd.wire.limits import Limits
+from rusd.wire.loopback import Loopback
 from rusd.wire.service import StreamMethod, UnaryMethod
 from rusd.wire.turn import Turn
 
@@ -24,6 +27,14 @@ _Any = Connection | Http1Connection
 _Factory = Callable[[], asyncio.Protocol]
 Secure = Callable[[_Factory], _Factory]
 """Makes a factory for accepted connections of one for those whose handshake is done."""
+
+
+class Protocols(Flag):
+    """What a listener speaks."""
+
+    GRPC = auto()
+    HTTP = auto()
+    ALL = GRPC | HTTP
 
 
 class Server:
@@ -45,6 +56,7 @@ class Server:
         self.turn = Turn([m for m in methods if isinstance(m, UnaryMethod)], log)
         streams = [m for m in methods if isinstance(m, StreamMethod)]
         self.router = Router(self.turn.batches, streams, limits)
+        self.loopback = Loopback(self.turn, {m.path.encode(): m for m in streams})
         self._loop = asyncio.get_running_loop()
         self._listeners: list[asyncio.Server] = []
         self._arrivals: set[_Arrival] = set()
@@ -61,6 +73,7 @@ class Server:
         port: int,
         secure: Secure | None = None,
         *,
+        protocols: Protocols = Protocols.ALL,
         reuse_address: bool | None = None,
         reuse_port: bool | None = None,
     ) -> None:
@@ -69,9 +82,7 @@ class Server:
         With `secure` it takes connections that have TLS.
         """
 
-        def arrive() -> _Arrival:
-            return _Arrival(self)
-
+        arrive = partial(_Arrival, self, protocols)
         listener = await self._loop.create_server(
             secure(arrive) if secure else arrive,
             host or None,
@@ -183,8 +194,8 @@ class Server:
 class _Arrival(asyncio.Protocol):
     """A connection whose first bytes are not enough to tell HTTP/2 from HTTP/1.1."""
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
+    def __init__(self, server: Server, protocols: Protocols) -> None:
+        self._server, self._protocols = server, protocols
         self._transport: asyncio.Transport | None = None
         self._data = b""
         self._since = monotonic()
@@ -207,7 +218,11 @@ class _Arrival(asyncio.Protocol):
             return
         server.departed(self)
         protocol: _Any
-        if self._data.startswith(PREFACE):
+        wanted = Protocols.GRPC if self._data.startswith(PREFACE) else Protocols.HTTP
+        if wanted not in self._protocols:
+            transport.abort()
+            return
+        if wanted is Protocols.GRPC:
             protocol = Connection(server.turn, server.router, server, server.limits, server.log)
         else:
             protocol = Http1Connection(server.http, server, server.limits, server.log)
