@@ -70,7 +70,8 @@ from rusd.raft.raw_node import RawNode
 from rusd.storage.engine import Engine
 from rusd.storage.folders import make_directory
 from rusd.storage.wal import DamagedLogError, Wal
-from rusd.tls.settings import TlsError
+from rusd.tls.errors import TlsError
+from rusd.wire.http import HttpHandler
 from rusd.wire.limits import Limits
 from rusd.wire.server import Server
 
@@ -311,7 +312,8 @@ def _tls(config: Config, log: Logger) -> _Tls:
     """Reads certificates and keys. Raises TlsError."""
     if not config.uses_tls:
         return _Tls()
-    from rusd.tls.side import open_clients, open_peers  # a tenth of a second
+    from rusd.tls.settings import check  # a tenth of a second
+    from rusd.tls.side import open_clients, open_peers
 
     return _Tls(open_clients(config, log), *open_peers(config, log))
 

@@ -85,6 +85,10 @@ def _serve(ctx: click.Context) -> None:
         config = load(ctx.args, os.environ)
         if not _has_data(config):
             config.check_bootstrap()
+        if config.uses_tls:
+            from rusd.tls.settings import check  # without TLS it is not needed
+
+            check(config)
         from rusd.server import run  # after the checks, so that help and refusals are quick
 
         code = run(config)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rusd.tls.settings import TlsError
+from rusd.tls.errors import TlsError
 
 _OPENSSL = {
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256",

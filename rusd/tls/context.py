@@ -6,8 +6,9 @@ from ssl import TLSVersion
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from rusd.tls.ciphers import openssl_names
+from rusd.tls.errors import TlsError
 from rusd.tls.files import check_pair, read_certificates
-from rusd.tls.settings import Settings, TlsError
+from rusd.tls.settings import Settings
 
 _VERSIONS = {"TLS1.2": TLSVersion.TLSv1_2, "TLS1.3": TLSVersion.TLSv1_3}
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from rusd.log import Logger
-from rusd.tls.settings import TlsError
+from rusd.tls.errors import TlsError
 
 T = TypeVar("T")
 _Stamp = tuple[int, int, int, int] | None

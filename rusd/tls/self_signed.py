@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from rusd.log import Logger
-from rusd.tls.settings import Settings, TlsError
+from rusd.tls.errors import TlsError
+from rusd.tls.settings import Settings
 
 
 def self_signed(
@@ -25,10 +26,8 @@ def self_signed(
 ) -> Settings:
     """Settings with a certificate for `hosts` that is made unless there is one.
 
-    Raises TlsError when it cannot be made, or when `years` (of 365 days) is 0.
+    It is valid for so many `years` of 365 days. Raises TlsError when it cannot be made.
     """
-    if not years:
-        raise TlsError("selfSignedCertValidity is invalid,it should be greater than 0")
     folder = data_dir.absolute() / "fixtures" / settings.side
     certificate, key = folder / "cert.pem", folder / "key.pem"
     if not (certificate.exists() and key.exists()):

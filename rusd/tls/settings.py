@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rusd.config import Config, Url
-
-
-class TlsError(Exception):
-    """TLS cannot be had as it is configured; the text names the file or the flag."""
+from rusd.tls.ciphers import check_http2, check_suites
+from rusd.tls.errors import TlsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,52 +61,75 @@ class Settings:
         )
 
 
-def client_settings(config: Config) -> Settings:
-    """TLS of --listen-client-urls. Raises TlsError for flags that contradict each other."""
-    return _checked(
-        Settings(
-            "client",
-            config.cert_file,
-            config.key_file,
-            config.client_cert_file,
-            config.client_key_file,
-            config.trusted_ca_file,
-            config.client_cert_auth,
-            config.client_crl_file,
-            (),
-            config.client_cert_allowed_hostname,
-            False,
-            config.cipher_suites,
-            config.tls_min_version,
-            config.tls_max_version,
+def check(config: Config) -> None:
+    """Raise TlsError, in etcd's words, for flags with which there can be no TLS."""
+    check_suites(config.cipher_suites)
+    clients, peers = client_settings(config), peer_settings(config)
+    for settings in (clients, peers):
+        _check(settings)
+    urls = secure_urls(config.listen_client_urls)
+    if urls and clients.is_empty and not config.auto_tls:
+        raise TlsError(
+            "TLS key/cert (--cert-file, --key-file) must be provided for client url "
+            f"{urls[0]} with HTTPS scheme"
         )
+    if urls:
+        check_http2(config.cipher_suites)
+    urls = secure_urls(config.listen_peer_urls)
+    if urls and peers.is_empty and not config.peer_auto_tls:
+        raise TlsError(
+            f"cannot listen on TLS for {urls[0].host}:{urls[0].port}: "
+            "KeyFile and CertFile are not presented (--peer-cert-file, --peer-key-file)"
+        )
+    makes = (config.auto_tls and clients.is_empty) or (config.peer_auto_tls and peers.is_empty)
+    if makes and not config.self_signed_cert_validity:
+        raise TlsError(
+            "--self-signed-cert-validity: "
+            "selfSignedCertValidity is invalid,it should be greater than 0"
+        )
+
+
+def client_settings(config: Config) -> Settings:
+    """TLS of --listen-client-urls."""
+    return Settings(
+        "client",
+        config.cert_file,
+        config.key_file,
+        config.client_cert_file,
+        config.client_key_file,
+        config.trusted_ca_file,
+        config.client_cert_auth,
+        config.client_crl_file,
+        (),
+        config.client_cert_allowed_hostname,
+        False,
+        config.cipher_suites,
+        config.tls_min_version,
+        config.tls_max_version,
     )
 
 
 def peer_settings(config: Config) -> Settings:
-    """TLS of --listen-peer-urls. Raises TlsError for flags that contradict each other."""
-    return _checked(
-        Settings(
-            "peer",
-            config.peer_cert_file,
-            config.peer_key_file,
-            config.peer_client_cert_file,
-            config.peer_client_key_file,
-            config.peer_trusted_ca_file,
-            config.peer_client_cert_auth,
-            config.peer_crl_file,
-            config.peer_cert_allowed_cn,
-            config.peer_cert_allowed_hostname,
-            not config.peer_skip_client_san_verification,
-            config.cipher_suites,
-            config.tls_min_version,
-            config.tls_max_version,
-        )
+    """TLS of --listen-peer-urls."""
+    return Settings(
+        "peer",
+        config.peer_cert_file,
+        config.peer_key_file,
+        config.peer_client_cert_file,
+        config.peer_client_key_file,
+        config.peer_trusted_ca_file,
+        config.peer_client_cert_auth,
+        config.peer_crl_file,
+        config.peer_cert_allowed_cn,
+        config.peer_cert_allowed_hostname,
+        not config.peer_skip_client_san_verification,
+        config.cipher_suites,
+        config.tls_min_version,
+        config.tls_max_version,
     )
 
 
-def _checked(settings: Settings) -> Settings:
-    """Etcd's texts."""
+def _check(settings: Settings) -> None:
     if not settings.is_empty and not (settings.cert_file and settings.key_file):
         raise TlsError(
             "KeyFile and CertFile must both be present"
@@ -125,7 +146,6 @@ def _checked(settings: Settings) -> Settings:
             "AllowedCNs and AllowedHostnames are mutually exclusive "
             f"(cns=[{_quoted(names)}], hostnames=[{_quoted(hostnames)}])"
         )
-    return settings
 
 
 def _quoted(names: Sequence[str]) -> str:

@@ -1,4 +1,7 @@
-"""TLS of one side of a member, as `rusd.server` uses it: opened at the start, or refused there."""
+"""TLS of one side of a member, as `rusd.server` uses it.
+
+The flags have been found good by `rusd.tls.settings.check`; the files are, or are refused, here.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +9,6 @@ from pathlib import Path
 from rusd.config import Config, Url
 from rusd.log import Logger
 from rusd.tls.admission import Admission
-from rusd.tls.ciphers import check_http2, check_suites
 from rusd.tls.context import dial_context, server_context
 from rusd.tls.dialing import Dialing
 from rusd.tls.files import Reloaded, check_pair
@@ -14,7 +16,6 @@ from rusd.tls.handshakes import Handshakes, Limits
 from rusd.tls.self_signed import self_signed
 from rusd.tls.settings import (
     Settings,
-    TlsError,
     client_settings,
     peer_settings,
     plain_url_notices,
@@ -25,20 +26,12 @@ from rusd.tls.settings import (
 def open_clients(config: Config, log: Logger) -> Handshakes | None:
     """TLS for --listen-client-urls; None when all of them are plain. Raises TlsError."""
     settings = client_settings(config)
-    check_suites(config.cipher_suites)
     urls = config.listen_client_urls
     if config.auto_tls:
         settings = _made(settings, config, urls, log)
     _tell(settings, urls, log)
-    secure = secure_urls(urls)
-    if not secure:
+    if not secure_urls(urls):
         return None
-    if settings.is_empty:
-        raise TlsError(
-            "TLS key/cert (--cert-file, --key-file) must be provided for client url "
-            f"{secure[0]} with HTTPS scheme"
-        )
-    check_http2(config.cipher_suites)
     if settings.dial_cert_file:
         check_pair(settings.dial_cert_file, settings.dial_key_file)
     return _handshakes(settings, Admission(settings, log), log)
@@ -54,14 +47,8 @@ def open_peers(config: Config, log: Logger) -> tuple[Handshakes | None, Dialing]
     if config.peer_auto_tls:
         settings = _made(settings, config, urls, log)
     _tell(settings, urls, log)
-    secure = secure_urls(urls)
-    if secure and settings.is_empty:
-        raise TlsError(
-            f"cannot listen on TLS for {secure[0].host}:{secure[0].port}: "
-            "KeyFile and CertFile are not presented"
-        )
     admission = Admission(settings, log)
-    handshakes = _handshakes(settings, admission, log) if secure else None
+    handshakes = _handshakes(settings, admission, log) if secure_urls(urls) else None
     contexts = Reloaded(lambda: dial_context(settings), settings.files, log)
     return handshakes, Dialing(contexts, admission)
 

@@ -139,7 +139,6 @@ def test_any_arguments_are_read_or_refused(args: list[str]) -> None:
         (["--log-level", "loud"], '"loud" for flag --log-level: must be one of debug, info'),
         (["--log-format", "xml"], '"xml" for flag --log-format: must be one of json, console'),
         (["--metrics", "all"], "--metrics: must be one of basic, extensive"),
-        (["--tls-min-version", "x"], "--tls-min-version: must be one of TLS1.2, TLS1.3"),
         (["--listen-client-urls", "http://127.0.0.1"], 'not have the form "host:port"'),
         (["--listen-client-urls", "127.0.0.1:2379"], "URL scheme must be http, https, unix"),
         (["--listen-client-urls", "ftp://127.0.0.1:1"], "URL scheme must be http, https, unix"),
@@ -295,19 +294,36 @@ def test_urls_are_the_same_by_name_and_by_address() -> None:
 @pytest.mark.parametrize("name", sorted(NOT_YET))
 def test_flags_for_safety_that_are_not_there_yet_stop_the_start(name: str) -> None:
     flag = FLAGS[name]
-    text = {"bool": "true", "n": "7", "TLS1.2|TLS1.3": "TLS1.3", "|TLS1.2|TLS1.3": "TLS1.3"}
+    text = {"bool": "true", "n": "7"}
     line = f"--{name} is not supported yet"
     value = text.get(flag.syntax.shown, "http://127.0.0.1:1")
     assert line in refusal([f"--{name}={value}"])
     assert line in refusal([], {flag.variable: value})
 
 
-def test_all_that_guards_the_data_is_refused_or_there() -> None:
-    guards = {"cert-file", "client-cert-auth", "auto-tls", "peer-auto-tls", "host-whitelist"}
-    founding = {"discovery", "discovery-token", "discovery-srv"}
-    assert guards | founding <= NOT_YET
+def test_what_forms_the_cluster_is_refused_or_there() -> None:
+    assert {"discovery", "discovery-token", "discovery-srv"} <= NOT_YET
     for name, flag in FLAGS.items():
         assert not (flag.ignored and name in NOT_YET)
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["--tls-min-version", "TLS1.1"], '--tls-min-version: unexpected TLS version "TLS1.1"'),
+        (["--tls-max-version", "1.3"], '--tls-max-version: unexpected TLS version "1.3" (must be'),
+        (
+            ["--tls-min-version", "TLS1.3", "--tls-max-version", "TLS1.2"],
+            "min version (TLS1.3) is greater than max version (TLS1.2)",
+        ),
+        (
+            ["--tls-min-version=TLS1.3", "--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"],
+            "cipher suites cannot be configured when only TLS1.3 is enabled",
+        ),
+    ],
+)
+def test_versions_of_tls_that_cannot_be_are_refused(args: list[str], line: str) -> None:
+    assert line in refusal(args)
 
 
 @pytest.mark.parametrize(
@@ -315,14 +331,67 @@ def test_all_that_guards_the_data_is_refused_or_there() -> None:
     [
         [*_CLIENT, "--listen-client-urls=https://127.0.0.1:1"],
         [*_CLIENT, "--listen-client-urls=http://127.0.0.1:1,https://127.0.0.1:2"],
-        ["--advertise-client-urls=https://127.0.0.1:1"],
         ["--listen-peer-urls=https://127.0.0.1:1"],
-        ["--initial-advertise-peer-urls=https://127.0.0.1:1"],
         ["--initial-cluster=default=http://localhost:2380,b=https://127.0.0.1:1"],
+        ["--cert-file=/x"],
+        ["--peer-auto-tls"],
+        ["--cipher-suites=x"],
     ],
 )
-def test_https_is_refused_and_never_served_as_plain_text(args: list[str]) -> None:
-    assert f"{args[-1].partition('=')[0]}: https is not supported yet" in refusal(args)
+def test_whatever_is_about_tls_is_known_to_be(args: list[str]) -> None:
+    assert config(*args).uses_tls
+    assert not config().uses_tls
+
+
+def test_a_file_has_the_flags_of_tls_in_sections(tmp_path: Path) -> None:
+    made = from_file(
+        tmp_path,
+        """
+client-transport-security:
+  cert-file: /c
+  key-file: /k
+  client-cert-file: /cc
+  client-key-file: /ck
+  client-cert-auth: true
+  trusted-ca-file: /ca
+  auto-tls: true
+  allowed-hostname: [a, b]
+  crl-file: /crl
+peer-transport-security:
+  cert-file: /pc
+  key-file: /pk
+  client-cert-file: /pcc
+  client-key-file: /pck
+  client-cert-auth: true
+  trusted-ca-file: /pca
+  auto-tls: true
+  allowed-cn: x
+  allowed-hostname: y
+  crl-file: /pcrl
+  skip-client-san-verification: true
+cipher-suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]
+tls-min-version: TLS1.2
+tls-max-version: TLS1.3
+self-signed-cert-validity: 3
+""",
+    )
+    assert (made.cert_file, made.key_file, made.client_cert_auth) == ("/c", "/k", True)
+    assert (made.client_cert_file, made.client_key_file) == ("/cc", "/ck")
+    assert (made.trusted_ca_file, made.client_crl_file, made.auto_tls) == ("/ca", "/crl", True)
+    assert made.client_cert_allowed_hostname == ("a", "b")
+    assert (made.peer_cert_file, made.peer_key_file, made.peer_client_cert_auth) == (
+        "/pc",
+        "/pk",
+        True,
+    )
+    assert (made.peer_client_cert_file, made.peer_client_key_file) == ("/pcc", "/pck")
+    assert (made.peer_trusted_ca_file, made.peer_crl_file) == ("/pca", "/pcrl")
+    assert (made.peer_cert_allowed_cn, made.peer_cert_allowed_hostname) == (("x",), ("y",))
+    assert made.peer_skip_client_san_verification
+    assert made.peer_auto_tls
+    assert made.cipher_suites == ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",)
+    assert (made.tls_min_version, made.tls_max_version) == ("TLS1.2", "TLS1.3")
+    assert made.self_signed_cert_validity == 3
 
 
 def test_unix_sockets_are_refused() -> None:
@@ -475,12 +544,8 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
         ("log-outputs: [1]", "log-outputs must be text (in quotes) or a list, not [1]"),
         ("listen-client-urls: bad", 'invalid "bad" for listen-client-urls: URL scheme must be'),
         ("client-transport-security: x", "client-transport-security has no keys"),
-        ("client-transport-security: {cert-file: /x}", "--cert-file is not supported yet"),
-        ("peer-transport-security: {cert-file: /x}", "--peer-cert-file is not supported yet"),
-        ("peer-transport-security: {allowed-cn: x}", "--peer-cert-allowed-cn is not supported"),
         ("client-transport-security: {client-cert-auht: true}", "has no key client-cert-auht"),
         ("client-transport-security: {name: x}", "client-transport-security has no key name"),
-        ("cert-file: /x", "--cert-file is not supported yet"),
         ("heartbeat-interval: 300", "--election-timeout[1000ms] should be at least as 5 times"),
     ],
 )
