@@ -86,9 +86,7 @@ class JwtTokens:
         if len(token) > _LONGEST:
             raise InvalidAuthTokenError
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", jwt.InsecureKeyLengthWarning)
-                claims = jwt.decode(token, self._verify_key, [self._method], options=_CHECKS)
+            claims = jwt.decode(token, self._verify_key, [self._method], options=_CHECKS)
         except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):
             raise InvalidAuthTokenError from None
         return _identity(claims), float(claims.get("exp", "inf"))
@@ -140,6 +138,8 @@ def _load(method: str, public: str, private: str) -> _Keys:
         secret = _read("priv-key", private)
         if not secret:
             raise TokenOptionsError("--auth-token: priv-key: missing key data")
+        # Of a short one, which etcd takes: PyJWT would tell with every token.
+        warnings.simplefilter("ignore", jwt.InsecureKeyLengthWarning)
         return _Keys(secret, secret)
     sign = _parsed("priv-key", private, lambda pem: load_pem_private_key(pem, None))
     verify = _parsed("pub-key", public, _public_key)
