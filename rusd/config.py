@@ -94,6 +94,11 @@ def parse_urls(text: str) -> tuple[Url, ...]:
     return tuple(sorted(map(parse_url, text.split(",")), key=lambda url: url.text)) if text else ()
 
 
+def _parse_origins(text: str) -> tuple[str, ...]:
+    """Web pages' origins; `*` for every one."""
+    return (text,) if text == "*" else tuple(url.text for url in parse_urls(text))
+
+
 def _parse_initial_cluster(text: str) -> tuple[InitialMember, ...]:
     urls: dict[str, list[Url]] = {}
     for part in filter(None, text.split(",")):
@@ -186,6 +191,7 @@ SECONDS = Syntax("duration", _parse_seconds, (int, str))
 MILLISECONDS = Syntax("ms", lambda text: _parse_int(text, 0, _UINT32) / 1000, (int,))
 URLS = Syntax("urls", parse_urls)
 LIST = Syntax("list", lambda text: tuple(text.split(",")) if text else (), (str, list))
+ORIGINS = Syntax("urls|*", _parse_origins, (str, list))
 INITIAL_CLUSTER = Syntax("name=url,...", _parse_initial_cluster)
 ROTATION = Syntax("json", _parse_rotation)
 
@@ -371,7 +377,7 @@ class Config:
     )
     peer_crl_file: str = _flag(SECURITY, TEXT, "", "members' certificates that were revoked")
     cipher_suites: tuple[str, ...] = _flag(SECURITY, LIST, "", "TLS cipher suites to allow")
-    cors: tuple[str, ...] = _flag(SECURITY, LIST, "*", "origins that browsers may call from")
+    cors: tuple[str, ...] = _flag(SECURITY, ORIGINS, "*", "origins that browsers may call from")
     host_whitelist: tuple[str, ...] = _flag(
         SECURITY, LIST, "*", "host names that plain HTTP requests may ask for"
     )
@@ -506,18 +512,14 @@ FLAGS: dict[str, Flag] = {
 # Flags that would change what is safe, who forms the cluster or where the member answers: set, they
 # stop the start. Support for one is done when its name leaves this table.
 NOT_YET = {
-    "cors",
-    "host-whitelist",
     "discovery",
     "discovery-token",
     "discovery-endpoints",
     "discovery-srv",
-    "listen-client-http-urls",
     "listen-metrics-urls",
 }
 WITHOUT_EFFECT_YET = frozenset(
     (
-        "enable-grpc-gateway",
         "metrics",
         "corrupt-check-time",
         "compact-hash-check-time",

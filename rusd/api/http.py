@@ -23,17 +23,13 @@ class Http:
 
     def answer(self, request: HttpRequest) -> HttpResponse:
         """The answer to one request."""
+        if request.path not in ("/health", "/version"):
+            return HttpResponse(404, b"404 page not found\n")
         if request.method not in ("GET", "HEAD"):
-            return HttpResponse(405, b"Method Not Allowed\n", "text/plain; charset=utf-8")
-        match request.path:
-            case "/health":
-                return self._health(request)
-            case "/version":
-                return _json(
-                    200,
-                    {"etcdserver": rusd.ETCD_VERSION, "etcdcluster": _CLUSTER_VERSION},
-                )
-        return HttpResponse(404, b"404 page not found\n", "text/plain; charset=utf-8")
+            return HttpResponse(405, b"Method Not Allowed\n")
+        if request.path == "/health":
+            return self._health(request)
+        return _json(200, {"etcdserver": rusd.ETCD_VERSION, "etcdcluster": _CLUSTER_VERSION})
 
     def _health(self, request: HttpRequest) -> HttpResponse:
         alarms = self._pipeline.applier.alarms

@@ -81,7 +81,6 @@ class Server:
 
         With `secure` it takes connections that have TLS.
         """
-
         arrive = partial(_Arrival, self, protocols)
         listener = await self._loop.create_server(
             secure(arrive) if secure else arrive,
