@@ -148,7 +148,6 @@ async def _serve(config: Config, log: Logger) -> int:
     replica = Replica(raw, wal, log, config.heartbeat_interval, fail)
     peers = _peers(config, membership, replica, tls.dial, log, end)
     authority = applier.authority
-    authority.tokens = token_provider.tokens(authority.store, lambda: replica.applied)
     headers = Headers(membership.cluster_id, membership.local_id)
     replica.on_leader_change.append(lambda: headers.set_term(raw.term))
     pipeline = Pipeline(
@@ -258,6 +257,7 @@ async def _serve(config: Config, log: Logger) -> int:
     await asyncio.wait((joined, stop), return_when=asyncio.FIRST_COMPLETED)
     if joined.done():
         joined.result()
+        authority.tokens = token_provider.tokens(authority.store, lambda: replica.applied)
         for url in config.listen_client_urls:
             secure = tls.clients.wrap if tls.clients and url.scheme == "https" else None
             await server.listen(url.host, url.port, secure)

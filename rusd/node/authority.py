@@ -54,8 +54,8 @@ class Authority:
     def __init__(self, store: AuthStore, keyspace: Keyspace) -> None:
         self.store = store
         self.tokens: Tokens = NoTokens()
-        """Set when the member starts to serve. What is replayed before makes no token known: it
-        would live anew."""
+        """Set when the member has what was committed, and starts to serve. No login of before makes
+        a token known: it would live anew."""
         self._keyspace = keyspace
         self.handlers: dict[int, Callable[[Any], Result]] = {
             Kind.AUTH_ENABLE: self._enable,
