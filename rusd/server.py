@@ -341,6 +341,7 @@ def _raft(config: Config, member: int) -> RaftConfig:
 
 
 def _give_up(pipeline: Pipeline, reads: Reads) -> None:
+    check(config)
     """Lets a member that stops answer what only a leader could."""
     if not pipeline.replica.leader:
         pipeline.give_up()
