@@ -22,19 +22,24 @@ import rusd
 from rusd.api.answers import Answers, Headers
 from rusd.api.auth import AuthService
 from rusd.api.cluster import Cluster
+from rusd.api.election import Election
 from rusd.api.gate import Gate
+from rusd.api.health import Health
 from rusd.api.http import Http
 from rusd.api.identities import Identities
 from rusd.api.kv import KV
 from rusd.api.lease import LeaseService
+from rusd.api.lock import Lock
 from rusd.api.maintenance import Maintenance
+from rusd.api.reflection import Reflection
 from rusd.api.slow import SlowReads
 from rusd.api.snapshot import Snapshot
 from rusd.api.watch import Watch
 from rusd.auth.passwords import DEFAULT_COST, LEAST_COST, MOST_COST, Passwords
 from rusd.auth.provider import TokenOptionsError, provider
 from rusd.backup.source import Backups
-from rusd.config import Config
+from rusd.config import Config, Url
+from rusd.gateway.front import Front
 from rusd.lease.lessor import Lessor
 from rusd.log import Logger, log_loop_exceptions, open_logger, standard_logger
 from rusd.mvcc.watch import Watchers
@@ -73,7 +78,8 @@ from rusd.storage.wal import DamagedLogError, Wal
 from rusd.tls.errors import TlsError
 from rusd.wire.http import HttpHandler
 from rusd.wire.limits import Limits
-from rusd.wire.server import Server
+from rusd.wire.loopback import Loopback
+from rusd.wire.server import Protocols, Server
 
 if TYPE_CHECKING:
     from rusd.tls.dialing import Dialing
@@ -227,23 +233,29 @@ async def _serve(config: Config, log: Logger) -> int:
     if policy is not None:
         AutoCompaction(policy, pipeline, log).start()
     gate = Gate(replica, membership, identities, config.election_timeout)
+    locks, elections, health = Lock(), Election(), Health()
+    methods = [
+        *kv.methods(),
+        *watch.methods(),
+        *lease.methods(),
+        *maintenance.methods(),
+        *snapshot.methods(),
+        *cluster.methods(),
+        *auth.methods(),
+        *locks.methods(),
+        *elections.methods(),
+        *health.methods(),
+    ]
+    reflection = Reflection(method.path for method in methods)
     server = Server(
-        gate.guard(
-            [
-                *kv.methods(),
-                *watch.methods(),
-                *lease.methods(),
-                *maintenance.methods(),
-                *snapshot.methods(),
-                *cluster.methods(),
-                *auth.methods(),
-            ]
-        ),
-        Http(pipeline).handle,
+        gate.guard([*methods, *reflection.methods()]),
+        _front(config, Http(pipeline).handle, lambda: server.loopback).handle,
         _limits(config),
         standard_logger(log, "rusd.wire"),
     )
     gate.bind(server.turn)
+    locks.attendants.bind(server.loopback)
+    elections.attendants.bind(server.loopback)
     pipeline.after_apply.append(server.flush)
     reads.after_answers = server.flush
 
@@ -258,9 +270,9 @@ async def _serve(config: Config, log: Logger) -> int:
     if joined.done():
         joined.result()
         authority.tokens = token_provider.tokens(authority.store, lambda: replica.applied)
-        for url in config.listen_client_urls:
+        for url, protocols in _client_urls(config):
             secure = tls.clients.wrap if tls.clients and url.scheme == "https" else None
-            await server.listen(url.host, url.port, secure)
+            await server.listen(url.host, url.port, secure, protocols=protocols)
             how = "securely" if secure else "insecurely; this is strongly discouraged!"
             log.info(f"serving client traffic {how}", address=f"{url.host}:{url.port}")
         log.info("ready to serve client requests")
@@ -272,6 +284,9 @@ async def _serve(config: Config, log: Logger) -> int:
         # Who waits for a leader would wait in vain.
         replica.on_leader_change.append(lambda: _give_up(pipeline, reads))
         _give_up(pipeline, reads)
+    health.stop()
+    locks.attendants.stop()
+    elections.attendants.stop()
     watch.stop()
     await snapshot.stop()
     lease.stop()
@@ -292,6 +307,30 @@ async def _serve(config: Config, log: Logger) -> int:
     os.close(lock)
     log.info("stopped")
     return code
+
+
+def _front(config: Config, others: HttpHandler, calls: Callable[[], Loopback]) -> Front:
+    """What answers plain HTTP requests."""
+
+    def gateway() -> HttpHandler:
+        from rusd.gateway.gateway import Gateway  # paid for by the first who asks it
+
+        thread = ThreadPoolExecutor(1, thread_name_prefix="gateway")
+        return Gateway(calls(), thread, config.max_request_bytes + _GRPC_OVERHEAD).handle
+
+    return Front(
+        config.host_whitelist, config.cors, gateway if config.enable_grpc_gateway else None, others
+    )
+
+
+def _client_urls(config: Config) -> list[tuple[Url, Protocols]]:
+    """Where to listen for clients, and to which."""
+    if not config.listen_client_http_urls:
+        return [(url, Protocols.ALL) for url in config.listen_client_urls]
+    return [
+        *((url, Protocols.GRPC) for url in config.listen_client_urls),
+        *((url, Protocols.HTTP) for url in config.listen_client_http_urls),
+    ]
 
 
 class _Tls(NamedTuple):
@@ -315,6 +354,7 @@ def _tls(config: Config, log: Logger) -> _Tls:
     from rusd.tls.settings import check  # a tenth of a second
     from rusd.tls.side import open_clients, open_peers
 
+    check(config)
     return _Tls(open_clients(config, log), *open_peers(config, log))
 
 
@@ -341,7 +381,6 @@ def _raft(config: Config, member: int) -> RaftConfig:
 
 
 def _give_up(pipeline: Pipeline, reads: Reads) -> None:
-    check(config)
     """Lets a member that stops answer what only a leader could."""
     if not pipeline.replica.leader:
         pipeline.give_up()
@@ -486,6 +525,8 @@ def _auto_compaction(config: Config) -> Policy | None:
 def _limits(config: Config) -> Limits:
     return Limits(
         max_message_bytes=config.max_request_bytes + _GRPC_OVERHEAD,
+        # In JSON a message is a third longer, or more.
+        max_http1_body_bytes=2 * (config.max_request_bytes + _GRPC_OVERHEAD),
         max_concurrent_streams=config.max_concurrent_streams,
         keepalive_min_time=config.grpc_keepalive_min_time,
         keepalive_interval=config.grpc_keepalive_interval,
