@@ -69,6 +69,19 @@ NEEDS: Final = {
     "/etcdserverpb.Auth/RoleDelete": Need.OWN,
     "/etcdserverpb.Auth/RoleGrantPermission": Need.OWN,
     "/etcdserverpb.Auth/RoleRevokePermission": Need.OWN,
+    # These make calls of the services above for their callers, with the callers' tokens.
+    "/v3lockpb.Lock/Lock": Need.NOTHING,
+    "/v3lockpb.Lock/Unlock": Need.NOTHING,
+    "/v3electionpb.Election/Campaign": Need.NOTHING,
+    "/v3electionpb.Election/Proclaim": Need.NOTHING,
+    "/v3electionpb.Election/Leader": Need.NOTHING,
+    "/v3electionpb.Election/Observe": Need.NOTHING,
+    "/v3electionpb.Election/Resign": Need.NOTHING,
+    # These tell nothing of what is stored.
+    "/grpc.health.v1.Health/Check": Need.NOTHING,
+    "/grpc.health.v1.Health/Watch": Need.NOTHING,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": Need.NOTHING,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Need.NOTHING,
 }
 
 
