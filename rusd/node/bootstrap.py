@@ -1,6 +1,7 @@
 """The first start of a member, and every later one: who it is, and what it had when it stopped."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -16,6 +17,7 @@ from rusd.node.membership import Action, MemberChange, Membership, MembershipErr
 from rusd.node.peer_inbound import PeerCallError
 from rusd.node.peer_outbound import PeerUnreachableError
 from rusd.node.peer_wire import Method
+from rusd.node.truncation import KEPT_BYTES
 from rusd.pb.rpc_pb2 import Member, MemberListResponse
 from rusd.raft.confchange import LEAVE_JOINT, ConfChange, changed, is_joint
 from rusd.raft.message import ConfState, Entry, EntryKind, HardState, Persisted, Snapshot
@@ -257,9 +259,6 @@ def _upgrade(engine: Engine, wal: Wal, applier: Applier) -> None:
 
 def _persisted(wal: Wal, applier: Applier) -> Persisted:
     position, term, requests = _applied(wal, applier.keyspace.applied)
-    entries = tuple(
-        Entry(entry.term, entry.index, entry.data, entry.kind) for entry in wal.entries(position)
-    )
     state = wal.hard_state
     # What is applied was committed, also of an entry whose requests are applied in part. And the
     # log may have lost what it did not need once a snapshot was on its way.
@@ -267,8 +266,21 @@ def _persisted(wal: Wal, applier: Applier) -> Persisted:
     return Persisted(
         Snapshot(position, term, applier.membership.conf_state),
         HardState(state.term, state.vote, commit),
-        entries,
+        tuple(_entries(wal, position, applier.membership.is_alone)),
     )
+
+
+def _entries(wal: Wal, applied: int, alone: bool) -> Iterable[Entry]:
+    """What follows what is applied; and before it, where there are others, what those may lack."""
+    entries: deque[Entry] = deque()
+    earlier_bytes = 0
+    for entry in wal.entries(applied if alone else wal.first_index - 1):
+        entries.append(Entry(entry.term, entry.index, entry.data, entry.kind))
+        if entry.index <= applied:
+            earlier_bytes += len(entry.data)
+            while earlier_bytes > KEPT_BYTES:
+                earlier_bytes -= len(entries.popleft().data)
+    return entries
 
 
 def _applied(wal: Wal, applied: Applied) -> tuple[int, int, int]:

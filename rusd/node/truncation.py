@@ -11,7 +11,7 @@ from typing import Final
 from rusd.log import Logger
 from rusd.node.pipeline import Pipeline
 
-_KEPT_BYTES: Final = 32 << 20
+KEPT_BYTES: Final = 32 << 20
 """Of entries in memory for followers that lag: some seconds of the heaviest load."""
 
 _MARK_BYTES, _MARK_ENTRIES = 1 << 20, 1000
@@ -72,7 +72,7 @@ class Truncation:
         if appended - size < _MARK_BYTES and applied - index < _MARK_ENTRIES:
             return
         marks.append((applied, appended))
-        kept_bytes, kept_marks = (0, 1) if self._membership.is_alone else (_KEPT_BYTES, _KEPT_MARKS)
+        kept_bytes, kept_marks = (0, 1) if self._membership.is_alone else (KEPT_BYTES, _KEPT_MARKS)
         forgotten = 0
         needed = self._needed()
         if needed is not None:

@@ -10,6 +10,7 @@ import pytest
 from rusd.lease.lessor import Lessor
 from rusd.log import SILENT
 from rusd.mvcc.keyspace import Applied, Keyspace
+from rusd.node import bootstrap
 from rusd.node.alarms import Alarms
 from rusd.node.apply import Applier
 from rusd.node.bootstrap import BootstrapError, DamagedDataError, Identity, Recovered, recover
@@ -17,7 +18,16 @@ from rusd.node.entry import Kind, encode
 from rusd.node.membership import Action, MemberChange, Membership
 from rusd.pb.rpc_pb2 import Member, PutRequest
 from rusd.raft.confchange import ConfChange
-from rusd.raft.message import ConfState, Entry, EntryKind, HardState, Snapshot
+from rusd.raft.message import (
+    Config,
+    ConfState,
+    Entry,
+    EntryKind,
+    HardState,
+    Persisted,
+    Snapshot,
+)
+from rusd.raft.raw_node import RawNode
 from rusd.storage.engine import Engine
 from rusd.storage.wal import Wal
 
@@ -104,6 +114,10 @@ def apply(applier: Applier, entries: tuple[Entry, ...]) -> None:
         applier.finish(entry.term, entry.index)
 
 
+def unapplied(persisted: Persisted) -> tuple[Entry, ...]:
+    return tuple(entry for entry in persisted.entries if entry.index > persisted.snapshot.index)
+
+
 FIRST_STATE = HardState(1, 0, 1)
 FIRST_SNAPSHOT = Snapshot(1, 1, ConfState(voters=(1, 2, 3)))
 
@@ -171,7 +185,7 @@ def test_what_is_applied_is_committed_and_never_handed_out_again(directory: Dire
         vars(applier.keyspace).clear()
     with directory.recovered() as (_, persisted):
         assert persisted.snapshot == Snapshot(3, 2, ConfState(voters=(1, 2, 3)))
-        assert persisted.entries == (put(4),)
+        assert unapplied(persisted) == (put(4),)
         assert persisted.hard_state.commit == 3
 
 
@@ -195,7 +209,7 @@ def test_an_entry_that_is_applied_in_part_is_committed(
     with directory.recovered() as (_, persisted):
         assert (persisted.snapshot.index, persisted.snapshot.term) == (2, 2)
         assert persisted.hard_state.commit == 3
-        assert persisted.entries == (put(3, term=5),)
+        assert unapplied(persisted) == (put(3, term=5),)
 
 
 def test_a_commit_index_that_the_log_does_not_reach_is_of_a_snapshot_that_was_lost(
@@ -322,3 +336,26 @@ def test_a_member_that_was_removed_cannot_be_forced(directory: Directory) -> Non
     removed = pytest.raises(BootstrapError, match="permanently removed")
     with removed, directory.recovered(force_new_cluster=True):
         pass
+
+
+def test_followers_that_lag_find_what_they_lack_also_after_a_restart(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As much of what is applied as a member that did not restart keeps."""
+    entries = tuple(put(index) for index in range(2, 12))
+    with directory.recovered(FOUNDER):
+        pass
+    directory.append(list(entries), HardState(2, 3, 11))
+    with directory.opened() as (engine, wal):
+        applier, persisted = recover(engine, wal, Lessor(lambda: 0.0), None, SILENT)
+        apply(applier, persisted.entries[:6])
+        engine.flush()
+        vars(applier.keyspace).clear()
+    with directory.recovered() as (_, persisted):
+        assert persisted.snapshot.index == 7
+        assert persisted.entries == entries
+        raw = RawNode(Config(2), persisted)
+        assert (raw.first_index, raw.applied, raw.last_index) == (3, 7, 11)
+    monkeypatch.setattr(bootstrap, "KEPT_BYTES", 2 * len(entries[0].data))
+    with directory.recovered() as (_, persisted):
+        assert persisted.entries == entries[4:]

@@ -71,7 +71,7 @@ def test_the_log_in_memory_is_bounded_by_entries_and_by_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(truncation, "_MARK_BYTES", 1000)
-    monkeypatch.setattr(truncation, "_KEPT_BYTES", 20_000)
+    monkeypatch.setattr(truncation, "KEPT_BYTES", 20_000)
 
     async def test() -> None:
         async with three(tmp_path) as trio:
