@@ -68,16 +68,13 @@ class Authority:
         """Make one with a certificate that it signs itself."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = _name(name)
-        certificate = (
-            _builder(subject, subject, key, days)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(_usage(signs_certificates=True), critical=True)
-            .add_extension(
-                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
-            )
-            .sign(key, SHA256())
-        )
-        return cls(Credential(certificate, key))
+        return cls(Credential(_authority(subject, subject, key, key, days), key))
+
+    def delegate(self, name: str, days: float = 3650) -> "Authority":
+        """Make one whose certificate this one signs."""
+        key, own = ec.generate_private_key(ec.SECP256R1()), self.credential
+        subject = own.certificate.subject
+        return Authority(Credential(_authority(_name(name), subject, key, own.key, days), key))
 
     def issue(
         self,
@@ -160,6 +157,22 @@ def _builder(
         .serial_number(x509.random_serial_number())
         .not_valid_before(min(now - _SKEW, until - _DAY))
         .not_valid_after(until)
+    )
+
+
+def _authority(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
+    days: float,
+) -> x509.Certificate:
+    return (
+        _builder(subject, issuer, key, days)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(signer, SHA256())
     )
 
 

@@ -3,6 +3,7 @@ by host name, by address, and not if it was revoked. The rules are etcd's.
 """
 
 import asyncio
+import datetime
 import ipaddress
 import socket
 import ssl
@@ -45,6 +46,7 @@ class Admission:
         """Check who has connected. Raises RefusedError."""
         certificate = _shown(connection)
         if certificate is not None:
+            _check_time(certificate)
             self._check_names(certificate)
             self._check_revoked(connection)
 
@@ -80,6 +82,12 @@ class Admission:
 def _shown(connection: ssl.SSLObject) -> x509.Certificate | None:
     shown = connection.getpeercert(binary_form=True)
     return None if shown is None else x509.load_der_x509_certificate(shown)
+
+
+def _check_time(certificate: x509.Certificate) -> None:
+    """The handshake has done so, but for a session that began before."""
+    if certificate.not_valid_after_utc < datetime.datetime.now(datetime.UTC):
+        raise RefusedError("tls: failed to verify certificate: certificate has expired")
 
 
 def _common_name(certificate: x509.Certificate) -> str:

@@ -17,7 +17,9 @@ def server_context(settings: Settings) -> ssl.SSLContext:
     """For who connects to this member. Raises TlsError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _restrict(context, settings)
-    # Every connection is verified anew: no session outlives a change of what is trusted.
+    # A session that is resumed was verified before, not now. Without tickets there are TLS 1.2's
+    # alone, which stay in this context: they end with it when the files change, and what is
+    # checked after a handshake is checked for them too.
     context.options |= ssl.OP_NO_TICKET | ssl.OP_CIPHER_SERVER_PREFERENCE
     context.num_tickets = 0
     if settings.side == "client":

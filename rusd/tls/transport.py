@@ -60,6 +60,7 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
         self._protocol: asyncio.Protocol | None = None
         self._error: Exception | None = None
         self._sends = True
+        self._ended = self._stays = False
         # An SSL object must not be used by two threads at a time; see `take_over`.
         self._lock = Lock()
 
@@ -96,11 +97,12 @@ class TlsTransport(asyncio.Protocol, asyncio.Transport):
         elif self._phase is _Phase.HANDSHAKE:
             self._shake()
 
-    def eof_received(self) -> bool | None:
-        """asyncio: the other end sends no more."""
-        if self._phase is _Phase.OPEN and self._protocol is not None:
-            return self._protocol.eof_received()
-        return False
+    def eof_received(self) -> bool:
+        """asyncio: the other end sends no more. It says so inside TLS, and then outside."""
+        if not self._ended and self._phase is _Phase.OPEN and self._protocol is not None:
+            self._ended = True
+            self._stays = bool(self._protocol.eof_received())
+        return self._stays
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone."""
