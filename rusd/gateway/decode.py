@@ -168,7 +168,7 @@ def _converted(
         return convert(field, content)
     except (ValueError, TypeError, ArithmeticError):
         kind = "enum" if field.type == FieldDescriptor.TYPE_ENUM else _KINDS[field.type]
-        raise _WrongError(path, f"invalid value for {kind} field {field.name}: ") from None
+        raise _WrongError(path, f"invalid value for {kind} field {field.json_name}: ") from None
 
 
 # Each takes a value that `json` read, and raises when the field cannot have it.

@@ -53,8 +53,6 @@ class Gateway:
             respond(exchange, Status(Code.NOT_FOUND, "Not Found"))
         elif request.method != "POST":
             respond(exchange, Status(Code.UNIMPLEMENTED, "Method Not Allowed"))
-        elif not self._calls.knows(route.method):
-            respond(exchange, _unknown(route))
         else:
             try:
                 head = _head(route, request)
@@ -94,6 +92,8 @@ class Gateway:
             text = f"grpc: received message larger than max ({longest} vs. "
             text += f"{self._max_message_bytes})"
             respond(exchange, Status(Code.RESOURCE_EXHAUSTED, text))
+        elif not self._calls.knows(route.method):
+            respond(exchange, _unknown(route))
         elif route.server_streaming:
             _Lines(self, exchange, route.response).open(self._calls, head, read)
         else:

@@ -265,6 +265,7 @@ class Http1Connection(asyncio.Protocol):
     PIPELINE_SLICE: Final = 32
     FEED_BYTES: Final = 16384
     """Parsed at a time: bounds the requests that wait, and lets a bad one wait its turn."""
+    LINGER: Final = 1.0
     LEAST_RATE: Final = 16384
     """Bytes a second that a body must come at, on average, once it is late."""
 
@@ -397,6 +398,7 @@ class Http1Connection(asyncio.Protocol):
         exchange = Http1Exchange(self, _Arrived(HttpRequest("", ""), "1", False))
         self._exchange = exchange
         exchange.respond(bad.response)
+        self._linger()
 
     def answered(self, exchange: Http1Exchange) -> None:
         """The answer to the request under way is complete."""
@@ -405,8 +407,27 @@ class Http1Connection(asyncio.Protocol):
         self._served += 1
         if exchange.keep_alive:
             self._serve()
-        else:
+        elif self._bad is None:
             self.close()
+
+    def _linger(self) -> None:
+        """Ends the connection when the client has had time to read: what it still sends would make
+        the kernel reset the connection, and the answer would be lost.
+        """
+        self._closing = True
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if not transport.can_write_eof():
+            transport.close()
+            return
+        try:
+            transport.write_eof()
+        except OSError:  # the peer has reset the connection, and asyncio has yet to notice
+            transport.abort()
+            return
+        transport.resume_reading()
+        asyncio.get_running_loop().call_later(self.LINGER, transport.abort)
 
     def write(self, data: bytes) -> None:
         """Sends bytes of the answer."""
@@ -416,7 +437,7 @@ class Http1Connection(asyncio.Protocol):
     def _read_or_not(self) -> None:
         """Reads on while what waits is little: an open exchange wants to hear of the end."""
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None or transport.is_closing() or self._closing:
             return
         much = len(self._unread) > self._limits.max_http1_head_bytes
         exchange = self._exchange
