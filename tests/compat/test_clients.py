@@ -46,7 +46,16 @@ def run(command: Sequence[str], folder: Path) -> None:
     assert ended.returncode == 0, ended.stdout
 
 
-@pytest.mark.parametrize("program", ["asyncio_aetcd", "sync_etcd_sdk", "rust_etcd_client"])
+PROGRAMS = (
+    "asyncio_aetcd",
+    "sync_etcd_sdk",
+    "rust_etcd_client",
+    "gateway_etcd3gw",
+    "gateway_patroni",
+)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_python_client_works(program: str, server: Member, tmp_path: Path) -> None:
     """Keys, transactions, watches and leases with a library from PyPI."""
     script = HERE / "clients" / f"{program}.py"
