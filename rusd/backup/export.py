@@ -32,8 +32,8 @@ Items = Iterable[tuple[bytes, bytes]]
 _NICE: Final = 10
 _SPARE_BYTES: Final = 64 << 20
 """Free space that a backup must leave: the log needs it more."""
-_STEP_BYTES: Final = 8 << 20
-"""Written between two looks at the parent process and at the free space."""
+_STEP_BYTES: Final = 4 << 20
+"""Written between two steps: who syncs a log on the same disk waits for no more than that."""
 
 
 class ExportError(Exception):
@@ -170,13 +170,16 @@ def _json(document: object) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode()
 
 
-def _watching(target: Path) -> Iterator[None]:
-    """Ends the work with the process that wants it, or when the disk gets full."""
+def _considerate(target: BinaryIO, folder: Path) -> Iterator[None]:
+    """Steps that let others have the disk, and end the work with the process that wants it, or
+    when the disk gets full.
+    """
     parent = os.getppid()
     while True:
+        os.fdatasync(target.fileno())
         if os.getppid() != parent:
             raise ExportError("the member has ended")
-        free = shutil.disk_usage(target.parent).free
+        free = shutil.disk_usage(folder).free
         if free < _SPARE_BYTES:
             raise ExportError(f"only {free} bytes of disk space are left")
         yield
@@ -188,7 +191,7 @@ def main(arguments: list[str]) -> int:
     os.nice(_NICE)
     try:
         with target.open("xb", buffering=1 << 20) as file:
-            export(checkpoint, file, _watching(target))
+            export(checkpoint, file, _considerate(file, target.parent))
     except (OSError, ExportError) as error:
         print(error, file=sys.stderr)
         return 1
