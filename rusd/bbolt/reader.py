@@ -298,22 +298,22 @@ def _children(page: Page, child: Child) -> list[Child]:
     table = HEAD.size + count * BRANCH.size
     if table > len(body):
         raise BboltError(page.id, f"{count} children do not fit")
-    children: list[Child] = []
-    ends = child.end
-    # From the last one on: each ends where the one after it begins.
-    for head in range(table - BRANCH.size, 0, -BRANCH.size):
-        position, size, number = BRANCH.unpack_from(body, head)
-        start = head + position
-        if start < table or start + size > len(body):
-            raise BboltError(page.id, f"the key of child page {number} is outside of the page")
-        key = bytes(body[start : start + size])
-        if ends is not None and key >= ends:
-            raise BboltError(page.id, f"key {_shown(key)} is out of order")
-        children.append(Child(number, key, ends))
-        ends = key
-    if child.first is not None and ends is not None and ends < child.first:
-        raise BboltError(page.id, f"it begins with {_shown(ends)}, before {_shown(child.first)}")
-    children.reverse()
+    keys: list[bytes] = []
+    numbers: list[int] = []
+    head, start = HEAD.size, table
+    for position, size, number in BRANCH.iter_unpack(body[HEAD.size : table]):
+        stop = start + size
+        if head + position != start or stop > len(body):
+            raise BboltError(page.id, f"the key of child page {number} is not in its place")
+        keys.append(bytes(body[start:stop]))
+        numbers.append(number)
+        head, start = head + BRANCH.size, stop
+    if child.first is not None and keys[0] < child.first:
+        raise BboltError(page.id, f"key {_shown(keys[0])} belongs elsewhere")
+    children = list(map(Child, numbers, keys, [*keys[1:], child.end]))
+    for one in children:
+        if one.end is not None and one.first is not None and one.first >= one.end:
+            raise BboltError(page.id, f"key {_shown(one.first)} is out of order")
     return children
 
 
@@ -347,14 +347,15 @@ def _items_of(page: Page) -> Iterator[tuple[int, bytes, memoryview]]:
     end = len(body)
     if table > end:
         raise BboltError(page.id, f"{count} items do not fit")
-    head = HEAD.size
+    head, start = HEAD.size, table
     for flags, position, key_size, value_size in LEAF.iter_unpack(body[HEAD.size : table]):
-        start = head + position
         middle = start + key_size
-        if start < table or middle + value_size > end:
-            raise BboltError(page.id, f"item {(head - HEAD.size) // LEAF.size} is outside of it")
-        yield flags, bytes(body[start:middle]), body[middle : middle + value_size]
-        head += LEAF.size
+        stop = middle + value_size
+        # One comes right after the other: where it does not, a size or a position is wrong.
+        if head + position != start or stop > end:
+            raise BboltError(page.id, f"item {(head - HEAD.size) // LEAF.size} is not in its place")
+        yield flags, bytes(body[start:middle]), body[middle:stop]
+        head, start = head + LEAF.size, stop
 
 
 def _kind(kind: int) -> str:
