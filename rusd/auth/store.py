@@ -192,18 +192,16 @@ class AuthStore:
         if self.enabled and name == ROOT:
             raise InvalidAuthMgmtError
         self._user(name)
-        del self._users[name]
-        stored = self._commit([(USER_PREFIX + name.encode(), None)])
         self._invalidated(name)
-        return stored
+        del self._users[name]
+        return self._commit([(USER_PREFIX + name.encode(), None)])
 
     def change_password(self, name: str, password: bytes) -> Rows:
         """`password` is its hash."""
         user = _copy(self._user(name))
         user.password = password
-        stored = self._put_users([user])
         self._invalidated(name)
-        return stored
+        return self._put_users([user])
 
     def grant_role(self, name: str, role: str) -> Rows:
         user = _copy(self._user(name))

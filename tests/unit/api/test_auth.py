@@ -408,7 +408,10 @@ def test_beyond_what_bcrypt_gets_through_logins_are_refused_at_once(tmp_path: Pa
     async def work(service: Service) -> None:
         await service.do(*ROOT, ENABLE)
         release = threading.Event()
-        blocked = [asyncio.ensure_future(service.passwords.run(release.wait)) for _ in range(5)]
+        blocked = [
+            asyncio.ensure_future(service.passwords.run(release.wait))
+            for _ in range(5 * len(service.passwords._threads))
+        ]
         await asyncio.sleep(0)
         for request in (
             AuthenticateRequest(name="root", password="root"),

@@ -105,7 +105,11 @@ def test_nobody_takes_as_long_as_somebody(monkeypatch: pytest.MonkeyPatch) -> No
 def test_beyond_the_queue_passwords_are_refused_at_once() -> None:
     async def work(passwords: Passwords) -> None:
         release = threading.Event()
-        waiting = [asyncio.ensure_future(passwords.run(release.wait)) for _ in range(3)]
+        waiting = [
+            asyncio.ensure_future(passwords.run(release.wait))
+            for _ in range(3 * len(passwords._threads))
+        ]
+        assert not passwords.busy
         await asyncio.sleep(0)
         assert passwords.busy
         with pytest.raises(BusyError):
@@ -113,7 +117,7 @@ def test_beyond_the_queue_passwords_are_refused_at_once() -> None:
         with pytest.raises(BusyError):
             await passwords.matches("x", None)
         release.set()
-        assert await asyncio.gather(*waiting) == [True] * 3
+        assert await asyncio.gather(*waiting) == [True] * len(waiting)
         assert not passwords.busy
         await passwords.hash("x")
 
