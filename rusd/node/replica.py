@@ -29,7 +29,7 @@ from rusd.raft.message import (
 from rusd.raft.raw_node import RawNode
 from rusd.storage.wal import Wal
 
-_LITTLE: Final = 1024  # a request or two
+_LITTLE: Final = 8 << 10  # some thirty requests
 
 _NEWS: Final = 0.001
 """Seconds until a member that nobody waits at hears of a commitment, at the latest."""
@@ -266,12 +266,7 @@ class Replica:
             return
         entries, hard_state = ready.entries, ready.hard_state
         if entries or hard_state is not None:
-            is_little = (
-                len(entries) == 1
-                and len(entries[0].data) <= self.little
-                # A leader's own sync goes on beside those of the others.
-                and (self.sole or not self.is_leader)
-            )
+            is_little = len(entries) == 1 and len(entries[0].data) <= self.little
             self._write(lambda wal: wal.write(entries, hard_state), ready, is_little)
         elif not self._writing:
             self._persisted(ready)
