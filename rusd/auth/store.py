@@ -82,7 +82,8 @@ class AuthStore:
         self.on_change: list[Callable[[], None]] = []
         """Called after every change, when the store has changed and the rows are not stored yet."""
         self.on_invalidate: list[Callable[[str], None]] = []
-        """Called with the name of a user that was deleted or has another password."""
+        """Called with the name of a user that is deleted or gets another password, before it is so:
+        to who calls, that comes before the loss of rights."""
         self._users: dict[str, User] = {}
         self._roles: dict[str, Role] = {}
         self._rights: dict[str, tuple[Intervals, ...]] = {}

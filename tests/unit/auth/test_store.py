@@ -291,7 +291,7 @@ def test_listeners_hear_of_changes_and_of_passwords_that_are_no_longer_good() ->
     store.delete_user("alice")
     store.disable()
     store.disable()
-    assert heard == ["change", "change", "alice", "change", "alice", "change"]
+    assert heard == ["change", "alice", "change", "alice", "change", "change"]
 
 
 # Rows.
