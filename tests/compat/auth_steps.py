@@ -2,7 +2,7 @@
 
 Few users, roles, ranges and passwords, so that grants meet revocations, logins meet deleted users,
 and requests meet rights that cover a part of what they ask for. Where etcd 3.5 lacks a fix that
-newer etcd has, or rusd refuses earlier than etcd, the generator stays away; each place says so.
+newer etcd has, the generator stays away; each place says so.
 """
 
 from collections.abc import Callable
@@ -143,9 +143,14 @@ class AuthGenerator(Generator):
         }
         return self._random.choices(list(draws), list(draws.values()))[0]()
 
-    def _key(self) -> bytes:
-        # Never empty: rusd looks at a token before it looks at the request, etcd the reverse.
-        return super()._key() or b"a"
+    def _span(self) -> tuple[bytes, bytes]:
+        """Draw a key and a range end, which is not before the key.
+
+        Whether etcd allows a request for a range that ends before it begins, and so for no key,
+        depends on the form of the tree in which it keeps the user's rights.
+        """
+        key, end = super()._span()
+        return key, prefix_end(key) if end not in (b"", b"\0") and end < key else end
 
     def _anybody(self, administrator: float) -> str:
         """Draw who does it: root with that probability, else anyone, mostly with a token."""
