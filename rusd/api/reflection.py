@@ -77,8 +77,7 @@ class _Conversation:
         elif kind == "file_by_filename":
             self._describe(POOL.FindFileByName(request.file_by_filename), response)
         elif kind == "file_containing_symbol":
-            symbol = request.file_containing_symbol
-            self._describe(POOL.FindFileContainingSymbol(symbol), response)
+            self._describe(_file_with(request.file_containing_symbol), response)
         elif kind == "all_extension_numbers_of_type":
             name = request.all_extension_numbers_of_type
             POOL.FindMessageTypeByName(name)
@@ -109,6 +108,14 @@ class _Conversation:
 
 def _file_of(service: str) -> FileDescriptor:
     return POOL.FindServiceByName(service).file
+
+
+def _file_with(symbol: str) -> FileDescriptor:
+    """The file that declares a message, a service or a method. Raises KeyError."""
+    try:
+        return POOL.FindFileContainingSymbol(symbol)
+    except KeyError:
+        return POOL.FindMethodByName(symbol).containing_service.file
 
 
 def _with_imports(file: FileDescriptor) -> Iterator[FileDescriptor]:
