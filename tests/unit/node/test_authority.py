@@ -10,7 +10,7 @@ import pytest
 from rusd.api import errors
 from rusd.auth.errors import InvalidAuthTokenError
 from rusd.auth.store import Identity
-from rusd.auth.tokens import Login, SimpleTokens, digest
+from rusd.auth.tokens import Login, SimpleTokens, TokenAheadError, Tokens, digest
 from rusd.node.authority import ADMIN_KINDS, PARSE
 from rusd.node.entry import Kind
 from rusd.pb.auth_pb2 import Permission, UserAddOptions
@@ -30,6 +30,9 @@ from rusd.pb.rpc_pb2 import (
 )
 from rusd.wire.grpc import Status
 from tests.unit.node.running import Recorder, Running, running
+from tests.unit.node.trio import Stage, Trio, stage
+
+__all__ = ["stage"]
 
 HASH = "$2b$04$" + "x" * 53
 LETTERS = "AbcdefghIjklmnoP"
@@ -48,6 +51,17 @@ async def ask(member: Running, kind: int, request: Any) -> bytes | Status:
     caller = Root(member)
     member.pipeline.propose(kind, request.SerializeToString(), request, caller, 1)
     return await caller.answer()
+
+
+async def forget(member: Running) -> None:
+    """Takes back what `prepare` has made."""
+    for kind, request in (
+        (Kind.AUTH_DISABLE, AuthDisableRequest()),
+        (Kind.USER_DELETE, AuthUserDeleteRequest(name="alice")),
+        (Kind.USER_DELETE, AuthUserDeleteRequest(name="root")),
+        (Kind.ROLE_DELETE, AuthRoleDeleteRequest(role="r")),
+    ):
+        assert isinstance(await ask(member, kind, request), bytes)
 
 
 async def log_in(member: Running, user: str, password: str = HASH) -> bytes | Status:
@@ -70,12 +84,16 @@ FIRST = (
 )
 
 
+def serve(member: Running) -> Tokens:
+    """Lets logins make tokens known."""
+    authority, replica = member.applier.authority, member.pipeline.replica
+    authority.tokens = SimpleTokens(authority.store, lambda: replica.applied, member.clock)
+    return authority.tokens
+
+
 async def prepare(member: Running, enable: bool = True) -> None:
     """Makes root and alice, who may read [a, c), and turns auth on."""
-    authority = member.applier.authority
-    authority.tokens = SimpleTokens(
-        authority.store, lambda: member.pipeline.replica.applied, member.clock
-    )
+    serve(member)
     for kind, request in FIRST:
         assert isinstance(await ask(member, kind, request), bytes)
     if enable:
@@ -262,12 +280,8 @@ def test_a_restart_makes_no_old_token_live_anew(tmp_path: Path) -> None:
             token = LETTERS + AuthenticateResponse.FromString(answer).token
             killed = member.crash_copy(tmp_path / "b")
         async with running(killed) as member:
-            authority = member.applier.authority
-            authority.tokens = SimpleTokens(
-                authority.store, lambda: member.pipeline.replica.applied, member.clock
-            )
             with pytest.raises(InvalidAuthTokenError):
-                authority.tokens.resolve(token)
+                serve(member).resolve(token)
 
     asyncio.run(run())
 
@@ -306,3 +320,47 @@ def test_the_letters_of_a_token_are_not_on_disk(tmp_path: Path) -> None:
     stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert digest(LETTERS) in stored, "the login itself is"
     assert LETTERS.encode() not in stored
+
+
+def test_all_members_know_what_one_was_told(stage: Stage) -> None:
+    """Also who turned auth on, and who has logged in, through a follower."""
+
+    async def test(trio: Trio) -> None:
+        for member in trio:
+            serve(member)
+        await prepare(trio[2])
+        answer = await log_in(trio[3], "alice")
+        assert isinstance(answer, bytes)
+        token = LETTERS + AuthenticateResponse.FromString(answer).token
+        await trio.level()
+        expected = content(trio[1])
+        for member in trio:
+            store = member.applier.authority.store
+            assert content(member) == expected
+            assert store.enabled
+            found = member.applier.authority.tokens.resolve(token)
+            assert found == Identity("alice", store.revision)
+        await forget(trio[3])
+        await trio.level()
+        assert not any(member.applier.authority.store.enabled for member in trio)
+
+    stage.play(test)
+
+
+def test_a_member_that_is_behind_does_not_refuse_a_token_that_may_come(stage: Stage) -> None:
+    async def test(trio: Trio) -> None:
+        await prepare(trio[1])
+        await trio.level()
+        tokens = serve(trio[3])
+        trio.cut_off(3)
+        answer = await log_in(trio[2], "alice")
+        assert isinstance(answer, bytes)
+        token = LETTERS + AuthenticateResponse.FromString(answer).token
+        with pytest.raises(TokenAheadError):
+            tokens.resolve(token)
+        trio.heal()
+        await trio.level()
+        assert tokens.resolve(token).user == "alice"
+        await forget(trio[1])
+
+    stage.play(test)
