@@ -59,12 +59,20 @@ from rusd.wire.grpc import (
     OK_TRAILERS,
     PREFIX_BYTES,
     RESPONSE_HEADERS,
+    BodyReader,
     Code,
     Refused,
     Status,
     trailers,
 )
-from rusd.wire.headers import HeaderDecoder, Opening, Router, trailers_only, validate_trailers
+from rusd.wire.headers import (
+    HeaderDecoder,
+    Opening,
+    Router,
+    http_error,
+    trailers_only,
+    validate_trailers,
+)
 from rusd.wire.limits import Limits
 from rusd.wire.outgoing import Outgoing
 from rusd.wire.stream import Stream
@@ -287,6 +295,18 @@ class Connection(asyncio.Protocol):
         else:
             outgoing.enqueue(stream, (_pack_prefix(0, length), *parts), size)
 
+    def send_plain(self, stream: Stream, block: bytes, body: bytes, last: bool) -> None:
+        """Send a part of an answer that is not gRPC's."""
+        if block:
+            stream.headers_sent = True
+            self._outgoing.headers(stream.id, block, 0)
+        if last:
+            stream.ending, stream.handler = b"", None
+        if body:
+            self._outgoing.enqueue(stream, (body,), len(body))
+        elif last and not stream.queue.size:
+            self._end(stream)
+
     def finish(self, stream: Stream, status: Status | None) -> None:
         """End the response, when what is queued has gone out."""
         if not stream.headers_sent:
@@ -308,7 +328,10 @@ class Connection(asyncio.Protocol):
     def _end(self, stream: Stream) -> None:
         """Everything is sent but the trailers."""
         assert stream.ending is not None
-        self._outgoing.headers(stream.id, stream.ending, END_STREAM)
+        if stream.ending:
+            self._outgoing.headers(stream.id, stream.ending, END_STREAM)
+        else:
+            self._outgoing.write(frame(DATA, END_STREAM, stream.id), size=0)
         if not stream.remote_closed:
             # RFC 9113 section 8.1: the answer is complete, the rest of the request is not wanted.
             self._send_reset(stream.id, ErrorCode.NO_ERROR)
@@ -618,7 +641,8 @@ class Connection(asyncio.Protocol):
 
     def _open_stream(self, stream_id: int, opening: Opening, end_stream: bool) -> None:
         assert opening.method is not None
-        stream = Stream(self, stream_id, opening.head, self._outgoing.initial_window)
+        plain, window = opening.method.plain, self._outgoing.initial_window
+        stream = Stream(self, stream_id, opening.head, window, plain=plain)
         self._streams[stream_id] = stream
         if opening.head.timeout is not None:
             self._expect(stream_id, opening.head.timeout)
@@ -704,6 +728,7 @@ class Connection(asyncio.Protocol):
             handler is None
             or stream.remote_closed
             or stream.reader.held
+            or stream.plain
             or stream.head.content_length is not None
             or size < PREFIX_BYTES
             or receive.available - size < DEFAULT_WINDOW // 2
@@ -742,7 +767,12 @@ class Connection(asyncio.Protocol):
         if declared is not None and stream.body_bytes != declared:
             raise StreamFault(ErrorCode.PROTOCOL_ERROR, "body shorter than content-length")
         self._release_room(stream)
-        if stream.reader.held:
+        if isinstance(stream.reader, BodyReader):
+            self._partial -= stream.held
+            stream.held = 0
+            if stream.handler is not None:
+                self._tell(stream, stream.handler.message, stream.reader.take())
+        elif stream.reader.held:
             self._abort(stream, Status(Code.INTERNAL, "unexpected EOF"))
         elif stream.batch is None:
             if stream.handler is not None:
@@ -882,7 +912,14 @@ class Connection(asyncio.Protocol):
         if stream.closed:
             return
         self._outgoing.discard(stream)
-        stream.ending = trailers(status) if stream.headers_sent else trailers_only(status)
+        if stream.plain and stream.headers_sent:
+            self._reset_stream(stream.id, ErrorCode.INTERNAL_ERROR)
+            return
+        if stream.plain:
+            too_large = status.code == Code.RESOURCE_EXHAUSTED
+            stream.ending = http_error(b"413" if too_large else b"500").block
+        else:
+            stream.ending = trailers(status) if stream.headers_sent else trailers_only(status)
         self._end(stream)
 
     def _reset_stream(self, stream_id: int, code: ErrorCode) -> None:

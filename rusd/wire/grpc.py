@@ -199,3 +199,32 @@ class MessageReader:
         message = decompress(self._encoding, message, self._limit)
         self.inflated += len(message)
         return message
+
+
+class BodyReader:
+    """Collects the body of a request that is not gRPC's, at most `limit` bytes."""
+
+    __slots__ = ("_buffer", "_limit", "inflated", "missing")
+
+    def __init__(self, limit: int) -> None:
+        self._buffer = bytearray()
+        self._limit = limit
+        self.inflated = self.missing = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes kept."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Nothing, before the end; raises Refused when it is too much."""
+        self._buffer += data
+        if len(self._buffer) > self._limit:
+            raise Refused(Code.RESOURCE_EXHAUSTED, "body too large")
+        return iter(())
+
+    def take(self) -> bytes:
+        """The whole body."""
+        body = bytes(self._buffer)
+        self._buffer.clear()
+        return body

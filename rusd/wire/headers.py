@@ -110,7 +110,10 @@ class Router:
         batches: Mapping[bytes, list[Call]],
         streams: Sequence[StreamMethod],
         limits: Limits,
+        plain: StreamMethod | None = None,
     ) -> None:
+        """`plain` takes the requests that are not gRPC's; without it they are refused."""
+        self._plain = plain
         self._limit = limits.max_header_list_bytes
         self._batches = batches
         self._streams = {method.path.encode(): method for method in streams}
@@ -142,10 +145,13 @@ class Router:
         path = pseudo[b":path"]
         metadata.pop(_TIMEOUT, None)
         encoding = metadata.get(b"grpc-encoding", b"identity")
+        kind = metadata.get(b"content-type", b"")
+        if self._plain is not None and not (pseudo[b":method"] == b"POST" and _is_grpc(kind)):
+            head = RequestHead(path, MappingProxyType(pseudo | metadata), content_length=length)
+            return Opening(head, method=self._plain)
         head = RequestHead(path, MappingProxyType(metadata), None, encoding, length)
         if pseudo[b":method"] != b"POST":
             return Opening(head, refusal=http_error(b"405"))
-        kind = metadata.get(b"content-type", b"")
         if not _is_grpc(kind):
             text = f'invalid gRPC request content-type "{kind.decode("latin-1")}"'
             status = trailers(Status(Code.INVALID_ARGUMENT, text))

@@ -13,6 +13,7 @@ from rusd.wire.frames import PREFACE
 from rusd.wire.headers import Router
 from rusd.wire.http import HttpHandler
 from rusd.wire.http1 import Http1Connection
+from rusd.wire.http2 import plain_method
 from rusd.wire.limits import Limits
 from rusd.wire.loopback import Loopback
 from rusd.wire.service import StreamMethod, UnaryMethod
@@ -55,7 +56,15 @@ class Server:
         self.http = http
         self.turn = Turn([m for m in methods if isinstance(m, UnaryMethod)], log)
         streams = [m for m in methods if isinstance(m, StreamMethod)]
+        # As in etcd, clients may use HTTP/2 for all that they want where TLS has let them choose.
+        plain = plain_method(http)
         self.router = Router(self.turn.batches, streams, limits)
+        self.routers = {
+            Protocols.ALL: Router(self.turn.batches, streams, limits, plain),
+            Protocols.GRPC: self.router,
+            Protocols.HTTP: Router({}, (), limits, plain),
+        }
+        """Of HTTP/2 over TLS, by what the listener speaks."""
         self.loopback = Loopback(self.turn, {m.path.encode(): m for m in streams})
         self._loop = asyncio.get_running_loop()
         self._listeners: list[asyncio.Server] = []
@@ -217,12 +226,15 @@ class _Arrival(asyncio.Protocol):
             return
         server.departed(self)
         protocol: _Any
-        wanted = Protocols.GRPC if self._data.startswith(PREFACE) else Protocols.HTTP
-        if wanted not in self._protocols:
+        http2, router = self._data.startswith(PREFACE), server.router
+        spoken = Protocols.GRPC if http2 else Protocols.HTTP
+        if http2 and transport.get_extra_info("ssl_object") is not None:
+            router, spoken = server.routers[self._protocols], self._protocols
+        if spoken not in self._protocols:
             transport.abort()
             return
-        if wanted is Protocols.GRPC:
-            protocol = Connection(server.turn, server.router, server, server.limits, server.log)
+        if http2:
+            protocol = Connection(server.turn, router, server, server.limits, server.log)
         else:
             protocol = Http1Connection(server.http, server, server.limits, server.log)
         transport.set_protocol(protocol)

@@ -70,3 +70,5 @@ class StreamMethod:
 
     path: str
     open: Callable[[Stream], StreamHandler]
+    plain: bool = False
+    """No gRPC: the one message is the request's body, and the answer is the handler's own."""

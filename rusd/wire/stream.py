@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rusd.wire.flow import ReceiveWindow, SendQueue
-from rusd.wire.grpc import MessageReader, Status
+from rusd.wire.grpc import BodyReader, MessageReader, Status
 
 if TYPE_CHECKING:
     from rusd.wire.connection import Connection
@@ -31,6 +31,7 @@ class Stream:
         "headers_sent",
         "held",
         "id",
+        "plain",
         "queue",
         "reader",
         "receive",
@@ -40,7 +41,13 @@ class Stream:
     )
 
     def __init__(
-        self, connection: Connection, stream_id: int, head: RequestHead, window: int
+        self,
+        connection: Connection,
+        stream_id: int,
+        head: RequestHead,
+        window: int,
+        *,
+        plain: bool = False,
     ) -> None:
         self.connection = connection
         self.id = stream_id
@@ -49,12 +56,18 @@ class Stream:
         """What the peer lets us send on this stream; negative after it shrank its settings."""
         self.queue = SendQueue()
         self.ending: bytes | None = None
-        """Header block of the trailers, once the call is finished."""
+        """Header block of the trailers, once the call is finished; a plain answer has none."""
         self.headers_sent = False
         self.closed = False
         self.remote_closed = False
         self.receive = ReceiveWindow()
-        self.reader = MessageReader(head.encoding, connection.limits.max_message_bytes)
+        self.plain = plain
+        limits = connection.limits
+        self.reader: MessageReader | BodyReader = (
+            BodyReader(limits.max_http1_body_bytes)
+            if plain
+            else MessageReader(head.encoding, limits.max_message_bytes)
+        )
         self.held = 0
         """Bytes of an unfinished request message, as the connection has counted them."""
         self.body_bytes = 0
@@ -79,6 +92,14 @@ class Stream:
         """
         if not self.closed and self.ending is None:
             self.connection.finish(self, status)
+
+    def send_plain(self, block: bytes, body: bytes, *, last: bool) -> None:
+        """Send a part of a plain answer: its header block, if that is to come, and body bytes.
+
+        Does nothing when the stream is closed or finished.
+        """
+        if not self.closed and self.ending is None:
+            self.connection.send_plain(self, block, body, last)
 
     @property
     def backlog(self) -> int:

@@ -6,12 +6,14 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
 
+from tests.certificates import Certificates
 from tests.compat.gateway import CURL, SECONDS, Answer, ask, comparable, lines, post
 from tests.conftest import StartMember
 from tests.members import Member, free_ports, wait_for
@@ -495,3 +497,54 @@ def test_tokens_pass(
     assert comparable(lines(pair[1], "/v3/watch", watch, 1)) == comparable(
         lines(pair[0], "/v3/watch", watch, 1)
     )
+
+
+@pytest.mark.parametrize("version", ["1.1", "2"])
+def test_json_over_tls(
+    version: str, tmp_path: Path, etcd_command: tuple[str, ...], subject_command: tuple[str, ...]
+) -> None:
+    certificates = Certificates.made(tmp_path / "tls")
+    curl = [
+        *(*CURL, f"--http{version}", "--cacert", certificates["ca.crt"]),
+        *("--cert", certificates["client.crt"], "--key", certificates["client.key"]),
+    ]
+    seen = []
+    for number, command in enumerate((etcd_command, subject_command)):
+        member = Member(command, tmp_path / str(number), certificates=certificates)
+        with closing(member):
+            url = member.start().client_url
+            answers = [
+                subprocess.run(
+                    [*curl, "--write-out", "\n%{http_version} %{http_code}", *arguments],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                ).stdout.rsplit("\n", 1)
+                for arguments in (
+                    ["--data", PUT, f"{url}/v3/kv/put"],
+                    ["--data", f'{{"key":"{FOO}"}}', f"{url}/v3/kv/range"],
+                    ["--data", "{bad", f"{url}/v3/kv/range"],
+                    ["--data", "", "-H", "Host: bad.example", f"{url}/v3/lease/leases"],
+                    [f"{url}/health"],
+                    [f"{url}/none"],
+                )
+            ]
+            assert all(ending.startswith(version) for _, ending in answers)
+            contents = [comparable(json.loads(text)) for text, _ in answers[:5]]
+            seen.append((contents, answers[5][0], [ending for _, ending in answers]))
+            with watching(curl, f"{url}/v3/watch") as line:
+                assert json.loads(line)["result"]["created"]
+    assert seen[0] == seen[1]
+
+
+@contextmanager
+def watching(curl: list[str], url: str) -> Iterator[str]:
+    """The first line of a watch that goes on."""
+    body = '{"create_request":{"key":"YQ=="}}'
+    command = [*curl, "--data", body, url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline()
+        finally:
+            process.kill()

@@ -16,7 +16,7 @@ from hpack import Decoder, Encoder
 from rusd.wire import frames
 from rusd.wire.frames import ErrorCode, Setting
 from rusd.wire.grpc import Code, Status
-from rusd.wire.http import HttpExchange, HttpRequest, HttpResponse
+from rusd.wire.http import HttpExchange, HttpHandler, HttpRequest, HttpResponse
 from rusd.wire.server import Limits, Server
 from rusd.wire.service import Call, StreamMethod, UnaryMethod
 from rusd.wire.stream import Stream
@@ -192,6 +192,7 @@ class Serving(NamedTuple):
 def serving(
     limits: Limits | None = None,
     new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+    http: HttpHandler = http,
 ) -> Iterator[Serving]:
     """A server on a free port, on an event loop in a thread of its own."""
     loop = new_loop()

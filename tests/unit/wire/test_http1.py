@@ -1,5 +1,7 @@
 """HTTP/1.1: what is answered, and what is sent away because it could be read in two ways."""
 
+import contextlib
+import queue
 import socket
 import time
 from collections.abc import Iterator
@@ -7,6 +9,7 @@ from email.utils import parsedate_to_datetime
 
 import pytest
 
+from rusd.wire.http import HttpExchange, HttpRequest, HttpResponse
 from rusd.wire.server import Limits
 
 from .peer import DEADLINE, Serving, serving
@@ -243,3 +246,130 @@ def test_a_client_that_does_not_read_its_answers_is_not_read() -> None:
                     break
                 time.sleep(0.01)
         assert stuck_since, f"the server took {sent} bytes and nobody read its answers"
+
+
+class Slow:
+    """Answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.open: queue.Queue[HttpExchange] = queue.Queue()
+        self.events: queue.Queue[str] = queue.Queue()
+
+    def handle(self, request: HttpRequest, exchange: HttpExchange) -> None:
+        if request.path == "/now":
+            exchange.respond(HttpResponse(200, b"now"))
+            return
+        exchange.listener = self
+        self.open.put(exchange)
+
+    def closed(self) -> None:
+        self.events.put("closed")
+
+    def writable(self) -> None:
+        self.events.put("writable")
+
+
+GET = b"GET /%b HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def head_of(raw: socket.socket) -> bytes:
+    """What has come when the server writes the head of an answer."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        data += raw.recv(1)
+    return data
+
+
+def test_answers_keep_the_order_of_the_requests() -> None:
+    slow = Slow()
+    with serving(http=slow.handle) as running, dial(running.port) as raw:
+        raw.sendall(GET % b"later" + GET % b"now")
+        exchange = slow.open.get(timeout=DEADLINE)
+        raw.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            raw.recv(1)
+        raw.settimeout(DEADLINE)
+        running.run(lambda: exchange.respond(HttpResponse(200, b"later")))
+        answer = b""
+        while not answer.endswith(b"now"):
+            answer += raw.recv(1000)
+        assert answer.index(b"later") < answer.index(b"now")
+
+
+def test_an_answer_in_parts_is_chunked() -> None:
+    slow = Slow()
+    with serving(http=slow.handle) as running, dial(running.port) as raw:
+        raw.sendall(GET % b"parts")
+        exchange = slow.open.get(timeout=DEADLINE)
+        exchange.headers.append(("X-More", "yes"))
+        running.run(lambda: exchange.begin(201, [("Content-Type", "a/b")]))
+        head = head_of(raw)
+        assert head.startswith(b"HTTP/1.1 201 Created\r\nX-More: yes\r\nContent-Type: a/b\r\n")
+        assert b"Transfer-Encoding: chunked\r\n" in head
+        running.run(lambda: exchange.write(b"0123456789abcdef"))
+        assert raw.recv(100) == b"10\r\n0123456789abcdef\r\n"
+        running.run(lambda: exchange.write(b""))  # would end the body
+        running.run(exchange.end)
+        assert raw.recv(100) == b"0\r\n\r\n"
+        running.run(lambda: exchange.write(b"too late"))
+        raw.sendall(GET % b"now")
+        assert head_of(raw).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def test_parts_for_http_10_end_with_the_connection() -> None:
+    slow = Slow()
+    with serving(http=slow.handle) as running, dial(running.port) as raw:
+        raw.sendall(b"GET /parts HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        exchange = slow.open.get(timeout=DEADLINE)
+        running.run(lambda: exchange.begin(200, []))
+        running.run(lambda: exchange.write(b"all"))
+        running.run(exchange.end)
+        answer = ends(raw)
+        assert b"chunked" not in answer
+        assert answer.endswith(b"\r\n\r\nall")
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_who_leaves_is_heard_of(begun: bool) -> None:
+    slow = Slow()
+    with serving(http=slow.handle) as running:
+        with dial(running.port) as raw:
+            raw.sendall(GET % b"parts" + GET % b"behind")
+            exchange = slow.open.get(timeout=DEADLINE)
+            if begun:
+                running.run(lambda: exchange.begin(200, []))
+        assert slow.events.get(timeout=DEADLINE) == "closed"
+        running.run(lambda: exchange.respond(HttpResponse(200)))
+        running.run(exchange.end)
+        assert slow.open.empty()
+
+
+def test_who_does_not_read_is_waited_for() -> None:
+    slow = Slow()
+    limits = Limits(stream_high_water=100_000, stream_low_water=10_000)
+    with serving(limits, http=slow.handle) as running, dial(running.port) as raw:
+        raw.sendall(GET % b"parts")
+        exchange = slow.open.get(timeout=DEADLINE)
+        running.run(lambda: exchange.begin(200, []))
+        written = 0
+        deadline = time.monotonic() + DEADLINE
+        while not running.run(lambda: exchange.congested):
+            running.run(lambda: exchange.write(bytes(65536)))
+            written += 65536
+            assert time.monotonic() < deadline
+        while written > 0:
+            written -= len(raw.recv(1 << 20))
+        assert slow.events.get(timeout=DEADLINE) == "writable"
+        assert not running.run(lambda: exchange.congested)
+
+
+def test_requests_without_end_behind_an_answer_without_end_are_too_much() -> None:
+    slow = Slow()
+    with serving(http=slow.handle) as running, dial(running.port) as raw:
+        raw.sendall(GET % b"parts")
+        exchange = slow.open.get(timeout=DEADLINE)
+        running.run(lambda: exchange.begin(200, []))
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                raw.sendall(GET % b"now" * 100)
+        assert slow.events.get(timeout=DEADLINE) == "closed"
