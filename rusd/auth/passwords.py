@@ -80,8 +80,7 @@ class Passwords:
         """
         # What comes after counts for nothing, when it is set as when it is asked: etcd takes it.
         encoded = password.encode()[:_LONGEST]
-        matched = await self.run(lambda: bcrypt.checkpw(encoded, hashed or self._nobody))
-        return matched and bool(hashed)
+        return await self.run(lambda: bcrypt.checkpw(encoded, hashed or self._nobody))
 
     async def run(self, work: Callable[[], T]) -> T:
         """Runs other work of that kind on the threads. Raises BusyError."""

@@ -294,7 +294,33 @@ def test_listeners_hear_of_changes_and_of_passwords_that_are_no_longer_good() ->
     assert heard == ["change", "alice", "change", "alice", "change", "change"]
 
 
+def test_a_role_that_was_deleted_and_is_made_again_is_nobodys(store: AuthStore) -> None:
+    store.delete_role("letters")
+    assert store.roles_of("alice") == []
+    store.add_role("letters")
+    store.grant_permission("letters", permission(b"b", b"d"))
+    with pytest.raises(errors.PermissionDeniedError):
+        store.check(store.identity("alice"), READ, b"b", b"")
+
+
+def test_a_users_roles_are_in_the_order_of_their_bytes() -> None:
+    store = AuthStore()
+    store.add_user("a", b"", PASSWORD)
+    for role in ("b", "\U00010000", "\uffff", "a"):
+        store.add_role(role)
+        store.grant_role("a", role)
+    assert store.roles_of("a") == ["a", "b", "\uffff", "\U00010000"]
+
+
 # Rows.
+
+
+def test_whether_auth_is_on_is_stored(engine: Engine) -> None:
+    store = with_root()
+    for change in (store.enable, store.disable, store.enable):
+        write(engine, change())
+        assert AuthStore.load(engine.tables.state).enabled is store.enabled
+
 
 _NAMES = st.sampled_from(["root", "a", "b", ""])
 _KEYS = st.sampled_from([b"", b"\0", b"a", b"b", b"c"])
