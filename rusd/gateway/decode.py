@@ -2,6 +2,8 @@
 
 Field names as in the .proto files and in lowerCamelCase; unknown fields and unknown names of enums
 are passed over. Python's `json` reads the text; where something is wrong, `locate` tells the place.
+protobuf's `json_format` takes what etcd refuses (letters that are no base64, a list for a message,
+`true` for an enum), and has other words for the rest.
 """
 
 import json

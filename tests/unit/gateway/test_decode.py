@@ -164,12 +164,6 @@ def test_what_protobuf_writes_is_read(request: RangeRequest, own_names: bool) ->
     assert read(text) == request
 
 
-@given(ranges)
-def test_what_is_written_is_what_protobuf_writes(request: RangeRequest) -> None:
-    written = json.loads(to_json(RANGE, request.SerializeToString()))
-    assert written == json_format.MessageToDict(request, preserving_proto_field_name=True)
-
-
 @given(st.text(max_size=40) | st.text('{}[],:"\\truefalsn0e.-x \n', max_size=40))
 def test_any_text_is_a_request_or_an_error(text: str) -> None:
     with suppress(BadJsonError):
