@@ -98,6 +98,7 @@ class Applier:
         state = self.keyspace.tables.state
         self.membership.reload(state)
         self.authority.reload(state)
+        self.rights.forget()
         self.alarms = Alarms(state.get(Alarms.ROW))
         self._guard()
 

@@ -110,6 +110,10 @@ class Rights:
         if read:
             check(identity, READ, read, b"")
 
+    def forget(self) -> None:
+        """What was found so far says nothing any more: the leases are those of a snapshot."""
+        self._writable.clear()
+
     # Leases.
 
     def lease(self, identity: Identity | None, lease: int) -> None:
@@ -152,7 +156,9 @@ class Rights:
         name = (lease.id, lease.granted, identity.user if identity is not None else "")
         known = self._writable.get(name)
         revision = self.store.revision
-        if known is None or not known.holds(lease, revision):
+        # What is known of a user is not known of who was that user at an earlier revision.
+        is_old = identity is None or identity.revision < revision
+        if known is None or is_old or not known.holds(lease, revision):
             check = self.store.check
             for key in lease.keys:
                 check(identity, WRITE, key, b"")

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rusd.api import errors
-from rusd.auth.errors import AuthError, PermissionDeniedError
+from rusd.auth.errors import AuthError, AuthOldRevisionError, PermissionDeniedError
 from rusd.auth.store import AuthStore
 from rusd.lease.lessor import Expiry, Lessor
 from rusd.mvcc.guarded import guarded_put
@@ -454,6 +454,44 @@ def test_the_keys_of_a_large_lease_are_not_looked_at_for_each_that_is_added(
     store.grant_permission("one", Permission(permType=Permission.READ, key=b"x"))
     rights.lease(store.identity("one"), 7)
     assert looks == 2000, "what has changed is looked at again"
+
+
+def test_an_old_identity_is_refused_also_where_its_user_is_known_to_have_the_right() -> None:
+    """A member that has restarted knows nothing, and has to judge alike."""
+    store = AuthStore()
+    store.add_user("one", b"", UserAddOptions())
+    store.add_role("one")
+    store.grant_role("one", "one")
+    store.grant_permission("one", Permission(permType=Permission.WRITE, key=b"a"))
+    store.enabled = True
+    lessor = Lessor(lambda: 0.0)
+    lessor.grant(7, 60, 1)
+    lessor.attach(7, b"a")
+    rights, old = Rights(store, lessor), store.identity("one")
+    store.add_user("two", b"", UserAddOptions())
+    rights.lease(store.identity("one"), 7)
+    for each in (rights, Rights(store, lessor)):
+        with pytest.raises(AuthOldRevisionError):
+            each.lease(old, 7)
+
+
+def test_what_was_known_of_leases_is_not_known_of_those_of_a_snapshot() -> None:
+    store = AuthStore()
+    store.add_user("one", b"", UserAddOptions())
+    store.add_role("one")
+    store.grant_role("one", "one")
+    store.grant_permission("one", Permission(permType=Permission.WRITE, key=b"a"))
+    store.enabled = True
+    lessor, other = Lessor(lambda: 0.0), Lessor(lambda: 0.0)
+    for each, key in ((lessor, b"a"), (other, b"b")):
+        each.grant(7, 60, 1)
+        each.attach(7, key)
+    rights = Rights(store, lessor)
+    rights.lease(store.identity("one"), 7)
+    lessor.take(other)
+    rights.forget()
+    with pytest.raises(PermissionDeniedError):
+        rights.lease(store.identity("one"), 7)
 
 
 def test_no_user_is_taken_for_the_member(tmp_path: Path) -> None:
