@@ -159,7 +159,7 @@ THREE_MEMBERS: tuple[Row, ...] = (
     Row(
         "serving",
         "Puts to the leader, 8 connections, while a fresh follower catches up 1 GB: "
-        "of those before",
+        "of those once it has",
         "%",
         AtLeast(90, "%"),
     ),

@@ -105,7 +105,10 @@ def _caught_up(site: Site, fresh: Member) -> float:
 
 
 def _serving(site: Site) -> float:
-    """Percent: puts answered while a fresh member catches up, of those before, closed loop."""
+    """Percent: puts answered while a fresh member catches up, of those once it has, closed loop.
+
+    Not of those before: two members share this machine then, and three during and after.
+    """
     fresh = site.members[-1]
     _renew(site, fresh)
     leader = site.leader()
@@ -113,15 +116,17 @@ def _serving(site: Site) -> float:
     with site.generators.saturating(leader.client_port, _PUT, body, 8, STREAMS) as latencies:
         time.sleep(site.sizes.seconds / 2)  # to warm up
         begin = time.monotonic_ns()
-        time.sleep(site.sizes.seconds)
-        middle = time.monotonic_ns()
         _caught_up(site, fresh)
+        caught_up = time.monotonic_ns()
+        time.sleep(site.sizes.seconds / 2)  # what it still lacks of the log
+        then = time.monotonic_ns()
+        time.sleep(site.sizes.seconds)
         end = time.monotonic_ns()
     if latencies.failed:
         raise LoadError(f"{latencies.failed} puts failed")
     if site.leader() is not leader:
         raise LoadError("the leader changed")
-    return 100 * latencies.rate(middle, end) / latencies.rate(begin, middle)
+    return 100 * latencies.rate(begin, caught_up) / latencies.rate(then, end)
 
 
 def _renew(site: Site, member: Member) -> None:
