@@ -163,6 +163,10 @@ PING: Final = frame(FrameKind.PING)
 PONG: Final = frame(FrameKind.PONG)
 
 
+_TLS_RECORD: Final = b"\x16\x03"
+"""How a handshake begins (RFC 8446 section 5.1)."""
+
+
 class FrameReader:
     """Cuts the bytes of a connection into frames.
 
@@ -191,6 +195,8 @@ class FrameReader:
             data = self._joined()
             length, kind = _unpack_head(data, self._position)
             if length > self.limit:
+                if data.startswith(_TLS_RECORD, self._position):
+                    raise PeerProtocolError("TLS on a peer URL without TLS")
                 raise PeerProtocolError(f"a frame of {length} bytes, over the limit")
             size = HEAD_BYTES + length
             if self._size < size:

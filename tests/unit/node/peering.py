@@ -14,6 +14,12 @@ import uvloop
 from rusd.log import Logger
 from rusd.node.peers import PeerLimits, Peers
 from rusd.raft.message import Message
+from rusd.tls.admission import Admission
+from rusd.tls.context import dial_context, server_context
+from rusd.tls.dialing import Dialing
+from rusd.tls.files import Reloaded
+from rusd.tls.handshakes import Handshakes, Limits
+from rusd.tls.settings import Settings
 
 CLUSTER = 0xCDF818194E3A8C32
 DEADLINE = 20.0
@@ -37,10 +43,31 @@ async def eventually(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.002)
 
 
+default_tls: Settings | None = None
+"""How members connect where a test does not say."""
+
+
+def secured(tls: Settings | None, log: Logger) -> tuple[Handshakes | None, Dialing | None]:
+    """How to accept and to dial; None where it is without TLS."""
+    if tls is None:
+        return None, None
+    admission = Admission(tls, log)
+    accepts = Reloaded(lambda: server_context(tls), tls.files, log)
+    dials = Reloaded(lambda: dial_context(tls), tls.files, log)
+    limits = Limits(seconds=DEADLINE)
+    return Handshakes("peer", accepts, admission, False, log, limits), Dialing(dials, admission)
+
+
 class Node:
     """A member, and what its transport told it."""
 
-    def __init__(self, member: int, cluster: int = CLUSTER, limits: PeerLimits = QUICK) -> None:
+    def __init__(
+        self,
+        member: int,
+        cluster: int = CLUSTER,
+        limits: PeerLimits = QUICK,
+        tls: Settings | None = None,
+    ) -> None:
         self.member = member
         self.received: list[Message] = []
         self.batches: list[int] = []
@@ -48,6 +75,7 @@ class Node:
         self.removed = 0
         self._logged = tempfile.NamedTemporaryFile()  # noqa: SIM115
         self._log = Logger(outputs=[self._logged.name])
+        self._handshakes, dialing = secured(tls or default_tls, self._log)
         self.peers = Peers(
             cluster,
             member,
@@ -56,6 +84,7 @@ class Node:
             self._log,
             on_removed=self._on_removed,
             limits=limits,
+            secure=dialing,
         )
 
     def _receive(self, messages: Sequence[Message]) -> None:
@@ -67,7 +96,8 @@ class Node:
 
     async def listen(self, port: int = 0) -> None:
         """Listen on a port of 127.0.0.1."""
-        await self.peers.listen("127.0.0.1", port)
+        wrap = self._handshakes.wrap if self._handshakes is not None else None
+        await self.peers.listen("127.0.0.1", port, wrap)
 
     @property
     def port(self) -> int:
@@ -77,7 +107,7 @@ class Node:
     @property
     def url(self) -> str:
         """Its peer URL."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self._handshakes else 'http'}://127.0.0.1:{self.port}"
 
     def active(self, *others: "Node") -> bool:
         """Whether messages pass both ways between it and all others."""
