@@ -1,0 +1,131 @@
+"""A running member's backups: whole, bounded in number, and gone when nobody wants them."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from rusd.backup.reading import Backup
+from rusd.backup.source import BackupError, Backups, TooManyBackupsError, size_of
+from tests.unit.asynchronous import asynchronous
+from tests.unit.node.running import until
+from tests.unit.node.transferring import SENDER, Site, site
+
+Test = Callable[[Site, Backups], Awaitable[None]]
+
+
+async def with_backups(directory: Path, test: Test) -> None:
+    """Run a test with a member that has something to back up."""
+    async with site(directory / "member", SENDER) as member:
+        member.fill(100)
+        backups = Backups(member.engine)
+        kept = member.folders()
+        try:
+            await test(member, backups)
+        finally:
+            backups.stop()
+        assert member.folders() == kept
+
+
+@asynchronous
+async def test_a_backup_has_what_the_member_had_and_no_name(tmp_path: Path) -> None:
+    """What is written later is not in it; its space is free again when it is closed."""
+
+    async def test(member: Site, backups: Backups) -> None:
+        revision = member.applier.keyspace.revision
+        async with backups.open() as file:
+            member.put(b"later", b"")
+            assert not [name for name in member.folders() if name.startswith("checkpoint")]
+            data = file.read()
+            assert len(data) == size_of(file)
+        assert file.closed
+        copy = tmp_path / "copy"
+        copy.write_bytes(data)
+        with Backup(copy) as backup:
+            backup.verify(lambda _: None)
+            assert backup.status(lambda _: None).revision == revision
+
+    await with_backups(tmp_path, test)
+
+
+@asynchronous
+async def test_who_does_not_wait_ends_the_work(tmp_path: Path) -> None:
+    """The process is killed, its files are removed, and the next one gets its turn."""
+
+    async def test(member: Site, backups: Backups) -> None:
+        async def wait() -> None:
+            async with backups.open():
+                raise AssertionError("it was to be cancelled")
+
+        def has_begun() -> bool:
+            return any(name.startswith("checkpoint") for name in member.folders())
+
+        for _ in range(3):
+            task = asyncio.create_task(wait())
+            await until(has_begun, "a checkpoint")
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert not has_begun()
+        async with backups.open() as file:
+            assert size_of(file)
+
+    await with_backups(tmp_path, test)
+
+
+@asynchronous
+async def test_a_failure_is_told_with_its_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the process, and of the database."""
+
+    async def test(member: Site, backups: Backups) -> None:
+        async def expect(reason: str) -> None:
+            with pytest.raises(BackupError, match=reason):
+                async with backups.open():
+                    pass
+
+        def refuse(_: Path) -> None:
+            raise OSError("no space")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", "/bin/false")
+            await expect("could not be converted: it ended with 1")
+        with monkeypatch.context() as patch:
+            patch.setattr(member.engine, "checkpoint", refuse)
+            await expect("no space")
+
+    await with_backups(tmp_path, test)
+
+
+@asynchronous
+async def test_only_so_many_are_open_and_wait(tmp_path: Path) -> None:
+    """Who comes when the line is full is refused; a closed one lets the next in."""
+
+    async def test(_: Site, backups: Backups) -> None:
+        opened = [0]
+
+        async def hold(until_: asyncio.Event) -> None:
+            async with backups.open():
+                opened[0] += 1
+                await until_.wait()
+
+        done = asyncio.Event()
+        async with AsyncExitStack() as stack:
+            first = await stack.enter_async_context(backups.open())
+            tasks = [asyncio.create_task(hold(done)) for _ in range(3 + 16)]
+            await until(lambda: opened[0] == 3, "three more")
+            with pytest.raises(TooManyBackupsError):
+                async with backups.open():
+                    pass
+            assert opened[0] == 3
+        assert first.closed
+        await until(lambda: opened[0] == 4, "the next in line")
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+    await with_backups(tmp_path, test)
