@@ -484,7 +484,7 @@ class Config:
     @property
     def uses_tls(self) -> bool:
         """Whether any flag or URL is about TLS."""
-        urls = [*self.listen_client_urls, *self.listen_peer_urls]
+        urls = [*self.listen_client_urls, *self.listen_peer_urls, *self.listen_metrics_urls]
         urls += [url for member in self.initial_cluster for url in member.peer_urls]
         return any(url.scheme == "https" for url in urls) or any(
             _is_set(self, flag) for flag in FLAGS.values() if flag.group == SECURITY
@@ -516,11 +516,9 @@ NOT_YET = {
     "discovery-token",
     "discovery-endpoints",
     "discovery-srv",
-    "listen-metrics-urls",
 }
 WITHOUT_EFFECT_YET = frozenset(
     (
-        "metrics",
         "corrupt-check-time",
         "compact-hash-check-time",
         "snapshot-catchup-entries",

@@ -21,11 +21,12 @@ import uvloop
 import rusd
 from rusd.api.answers import Answers, Headers
 from rusd.api.auth import AuthService
+from rusd.api.checks import Checks
 from rusd.api.cluster import Cluster
 from rusd.api.election import Election
 from rusd.api.gate import Gate
 from rusd.api.health import Health
-from rusd.api.http import Http
+from rusd.api.http import Http, get_only, version
 from rusd.api.identities import Identities
 from rusd.api.kv import KV
 from rusd.api.lease import LeaseService
@@ -42,6 +43,10 @@ from rusd.config import Config, Url
 from rusd.gateway.front import Front
 from rusd.lease.lessor import Lessor
 from rusd.log import Logger, log_loop_exceptions, open_logger, standard_logger
+from rusd.metrics.exposition import Exposition
+from rusd.metrics.keyspace import keyspace_families
+from rusd.metrics.member import member_families
+from rusd.metrics.process import process_families
 from rusd.mvcc.watch import Watchers
 from rusd.node.apply import Applier
 from rusd.node.auto_compaction import AutoCompaction, Periodic, Policy, Revisions
@@ -247,9 +252,19 @@ async def _serve(config: Config, log: Logger) -> int:
         *health.methods(),
     ]
     reflection = Reflection(method.path for method in methods)
+    exposition = Exposition(
+        [
+            *member_families(pipeline, config.quota_backend_bytes),
+            *keyspace_families(keyspace, watchers),
+        ],
+        process_families(),
+        lambda error: log.error("metrics could not be gathered", error=error),
+    )
+    monitored = {**Checks(pipeline, reads).routes(), "/metrics": exposition.handle}
+    others = Http({**monitored, "/version": get_only(version)})
     server = Server(
         gate.guard([*methods, *reflection.methods()]),
-        _front(config, Http(pipeline).handle, lambda: server.loopback).handle,
+        _front(config, others.handle, lambda: server.loopback).handle,
         _limits(config),
         standard_logger(log, "rusd.wire"),
     )
@@ -263,6 +278,11 @@ async def _serve(config: Config, log: Logger) -> int:
         secure = tls.peers.wrap if tls.peers and url.scheme == "https" else None
         await peers.listen(url.host, url.port, secure)
         log.info("listening for other members", address=f"{url.host}:{url.port}")
+    monitoring = Server((), Http(monitored).handle, _limits(config), server.log)
+    for url in config.listen_metrics_urls:
+        secure = tls.clients.wrap if tls.clients and url.scheme == "https" else None
+        await monitoring.listen(url.host, url.port, secure, protocols=Protocols.HTTP)
+        log.info("serving metrics", address=f"{url.host}:{url.port}")
     _calm_garbage_collector()
     _share_the_interpreter()
     joined = loop.create_task(_join(config, pipeline, reads))
@@ -292,6 +312,8 @@ async def _serve(config: Config, log: Logger) -> int:
     lease.stop()
     tls.stop()
     await server.drain(_DRAIN_SECONDS if code == 0 else 0)
+    await monitoring.close()
+    exposition.stop()
     if code == 0:
         leases.stop()
         await pipeline.stop(_DRAIN_SECONDS)

@@ -75,6 +75,12 @@ def check(config: Config) -> None:
         )
     if urls:
         check_http2(config.cipher_suites)
+    urls = secure_urls(config.listen_metrics_urls)
+    if urls and clients.is_empty and not config.auto_tls:
+        raise TlsError(
+            f"cannot listen on TLS for {urls[0].host}:{urls[0].port}: "
+            "KeyFile and CertFile are not presented (--cert-file, --key-file)"
+        )
     urls = secure_urls(config.listen_peer_urls)
     if urls and peers.is_empty and not config.peer_auto_tls:
         raise TlsError(

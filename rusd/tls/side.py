@@ -24,9 +24,11 @@ from rusd.tls.settings import (
 
 
 def open_clients(config: Config, log: Logger) -> Handshakes | None:
-    """TLS for --listen-client-urls; None when all of them are plain. Raises TlsError."""
+    """TLS for --listen-client-urls and --listen-metrics-urls; None when all of them are plain.
+    Raises TlsError.
+    """
     settings = client_settings(config)
-    urls = config.listen_client_urls
+    urls = (*config.listen_client_urls, *config.listen_metrics_urls)
     if config.auto_tls:
         settings = _made(settings, config, urls, log)
     _tell(settings, urls, log)
