@@ -6,12 +6,13 @@ READY := $(VENV)/ready
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url
 DATA ?= default.etcd
 CLUSTER_DATA ?= cluster.etcd
+CERTS ?= certs
 MINUTES ?= 10
 SEED ?= $(shell date +%s)
 SOAK_RUNS ?= 100
 KILLS ?= 300
 
-.PHONY: help run cluster test lint protos bench soak dist lock clean
+.PHONY: help run cluster certs test lint protos bench soak dist lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -28,6 +29,9 @@ run: $(READY)  ## serve one member on 127.0.0.1:2379, data in ./default.etcd (DA
 
 cluster: $(READY)  ## serve three members on 127.0.0.1:2379, 22379 and 32379, data in ./cluster.etcd (CLUSTER_DATA=...)
 	$(BIN)/python -m cluster.local --data $(CLUSTER_DATA) $(CLUSTER_ARGS)
+
+certs: $(READY)  ## make all certificates that a lab needs, in ./certs (CERTS=..., CERTS_ARGS="--host ... --user ...")
+	$(BIN)/python -m cluster.tls --out $(CERTS) $(CERTS_ARGS)
 
 test: lint  ## lint, type-check and run all tests
 	$(BIN)/pytest $(PYTEST_ARGS)

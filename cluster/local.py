@@ -35,6 +35,8 @@ class Member:
     name: str
     client_port: int
     folder: Path
+    certificates: Path | None = None
+    """Of `cluster.tls`: then all connections have TLS, and show certificates."""
     process: subprocess.Popen[bytes] | None = None
     reported: bool = False
     """Whether its end was told."""
@@ -42,12 +44,16 @@ class Member:
     @property
     def client_url(self) -> str:
         """Where clients reach it."""
-        return f"http://{HOST}:{self.client_port}"
+        return f"{self._scheme}://{HOST}:{self.client_port}"
 
     @property
     def peer_url(self) -> str:
         """Where the other members reach it."""
-        return f"http://{HOST}:{self.client_port + 1}"
+        return f"{self._scheme}://{HOST}:{self.client_port + 1}"
+
+    @property
+    def _scheme(self) -> str:
+        return "http" if self.certificates is None else "https"
 
     @property
     def log_file(self) -> Path:
@@ -63,6 +69,18 @@ class Member:
             *("--listen-peer-urls", self.peer_url),
             *("--initial-advertise-peer-urls", self.peer_url),
             *("--initial-cluster", ",".join(f"{each.name}={each.peer_url}" for each in members)),
+            *self._security(),
+        ]
+
+    def _security(self) -> list[str]:
+        folder = self.certificates
+        if folder is None:
+            return []
+        return [
+            *("--cert-file", f"{folder}/server.crt", "--key-file", f"{folder}/server.key"),
+            *("--client-cert-auth", "--trusted-ca-file", f"{folder}/ca.crt"),
+            *("--peer-cert-file", f"{folder}/peer.crt", "--peer-key-file", f"{folder}/peer.key"),
+            *("--peer-client-cert-auth", "--peer-trusted-ca-file", f"{folder}/ca.crt"),
         ]
 
     def start(self, arguments: Sequence[str]) -> None:
@@ -158,9 +176,10 @@ def _tell_ends(members: Sequence[Member], command: Sequence[str], flags: Sequenc
 
 def _watch(members: Sequence[Member], command: Sequence[str], flags: Sequence[str]) -> None:
     """Show the members' state until a signal asks to stop, or all of them have ended."""
-    from cluster.state import Screen, poll  # after the forks: gRPC has threads
+    from cluster.state import Observer, Screen  # after the forks: gRPC has threads
 
     urls = {member.name: member.client_url for member in members}
+    observer = Observer(members[0].certificates)
     screen = Screen()
     while True:
         heard = signal.sigtimedwait(_AWAITED, _POLL_SECONDS)
@@ -172,7 +191,14 @@ def _watch(members: Sequence[Member], command: Sequence[str], flags: Sequence[st
         ends = {member.name: member.ended for member in members if member.ended is not None}
         if len(ends) == len(members):
             return
-        screen.show(poll(urls, ends))
+        screen.show(observer.poll(urls, ends))
+
+
+def _shown_trust(certificates: Path | None) -> str:
+    if certificates is None:
+        return ""
+    files = {"cacert": "ca.crt", "cert": "client.crt", "key": "client.key"}
+    return "".join(f" --{flag}={certificates / name}" for flag, name in files.items())
 
 
 def _ports(_: click.Context, __: click.Parameter, text: str) -> list[int]:
@@ -205,19 +231,33 @@ def _ports(_: click.Context, __: click.Parameter, text: str) -> list[int]:
     default=shlex.join([str(Path(sys.executable).with_name("rusd"))]),
     help="The server, which takes etcd's flags.  [default: this environment's rusd]",
 )
+@click.option(
+    "--tls",
+    is_flag=True,
+    help="With TLS for clients and members. Makes certificates (see cluster/tls) in the data "
+    "folder unless they are there.",
+)
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
-def main(data: Path, client_ports: list[int], command: str, flags: tuple[str, ...]) -> None:
+def main(
+    data: Path, client_ports: list[int], command: str, tls: bool, flags: tuple[str, ...]
+) -> None:
     """Run the members of one cluster on this machine until Ctrl-C.
 
     FLAGS, after --, go to every member. Logs go to files in the data folder.
     """
     folder = data.absolute()
+    certificates = folder / "certificates" if tls else None
     members = [
-        Member(f"infra{number}", port, folder) for number, port in enumerate(client_ports, 1)
+        Member(f"infra{number}", port, folder, certificates)
+        for number, port in enumerate(client_ports, 1)
     ]
     server = shlex.split(command)
     _check_ports(members)
     folder.mkdir(parents=True, exist_ok=True)
+    if certificates is not None and not certificates.exists():
+        from cluster.tls.__main__ import write_all  # few members want it
+
+        write_all(certificates)
     # From here on the signals wait until they are asked for, so none falls between two starts.
     signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
     try:
@@ -225,7 +265,8 @@ def main(data: Path, client_ports: list[int], command: str, flags: tuple[str, ..
             member.start([*member.arguments(server, members), *flags])
         endpoints = ",".join(f"{HOST}:{port}" for port in client_ports)
         click.echo(f"{len(members)} members start; data and logs are in {folder}")
-        click.echo(f"  etcdctl --endpoints={endpoints} endpoint status -w table")
+        trust = _shown_trust(certificates)
+        click.echo(f"  etcdctl --endpoints={endpoints}{trust} endpoint status -w table")
         click.echo("Ctrl-C stops them all.")
         _watch(members, server, flags)
     except OSError as error:

@@ -2,12 +2,14 @@
 
 import http.client
 import shutil
+import ssl
 import sys
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import click
@@ -61,71 +63,93 @@ def _size(octets: int) -> str:
     return f"{octets / 1e6:.1f} MB" if octets < 1_000_000_000 else f"{octets / 1e9:.1f} GB"
 
 
-def poll(urls: Mapping[str, str], ends: Mapping[str, str]) -> list[Row]:
-    """Ask all members by name and client URL, and those that they know besides.
+class Observer:
+    """Asks members."""
 
-    `ends` has how the processes ended that are gone. Takes a few seconds where some do not answer.
-    """
-    with ThreadPoolExecutor(2 * len(urls)) as threads:
-        rows = list(threads.map(lambda name: _ask(name, urls[name], ends.get(name)), urls))
-        listed = next(filter(None, threads.map(_members, urls.values())), [])
-        # A member of ours has told its name, and not yet its client URLs, when it first starts.
-        others = [
-            member
-            for member in listed
-            if member.name not in urls and not set(member.clientURLs) & set(urls.values())
-        ]
-        return [*rows, *threads.map(_ask_other, others)]
+    def __init__(self, certificates: Path | None = None) -> None:
+        """`certificates` is a folder of `cluster.tls`, for members with TLS."""
+        self._credentials: grpc.ChannelCredentials | None = None
+        self._context: ssl.SSLContext | None = None
+        if certificates is not None:
+            files = [certificates / name for name in ("ca.crt", "client.key", "client.crt")]
+            self._credentials = grpc.ssl_channel_credentials(*(f.read_bytes() for f in files))
+            self._context = ssl.create_default_context(cafile=files[0])
+            self._context.load_cert_chain(files[2], files[1])
 
+    def poll(self, urls: Mapping[str, str], ends: Mapping[str, str]) -> list[Row]:
+        """Ask all members by name and client URL, and those that they know besides.
 
-def _ask_other(member: rpc.Member) -> Row:
-    if not member.clientURLs:
-        return Row(member.name or "(added)", member.peerURLs[0], None, "not started")
-    return _ask(member.name, member.clientURLs[0], None)
+        `ends` has how the processes ended that are gone. Takes a few seconds where some do not
+        answer.
+        """
+        with ThreadPoolExecutor(2 * len(urls)) as threads:
+            rows = list(threads.map(lambda name: self._ask(name, urls[name], ends.get(name)), urls))
+            listed = next(filter(None, threads.map(self._members, urls.values())), [])
+            # A member of ours has told its name, and not yet its URLs, when it first starts.
+            others = [
+                member
+                for member in listed
+                if member.name not in urls and not set(member.clientURLs) & set(urls.values())
+            ]
+            return [*rows, *threads.map(self._ask_other, others)]
 
+    def _ask_other(self, member: rpc.Member) -> Row:
+        if not member.clientURLs:
+            return Row(member.name or "(added)", member.peerURLs[0], None, "not started")
+        return self._ask(member.name, member.clientURLs[0], None)
 
-def _ask(name: str, url: str, end: str | None) -> Row:
-    """Ask one member; also if its process ended, for it may have been started again by hand."""
-    status = _call(url, "Maintenance/Status", rpc.StatusRequest(), rpc.StatusResponse)
-    if status is None:
-        return Row(name, url, None, f"ended: {end}" if end else "no answer")
-    return Row(name, url, status, _health(url))
+    def _ask(self, name: str, url: str, end: str | None) -> Row:
+        """Ask one member; also if its process ended, for it may have been started by hand."""
+        status = self._call(url, "Maintenance/Status", rpc.StatusRequest(), rpc.StatusResponse)
+        if status is None:
+            return Row(name, url, None, f"ended: {end}" if end else "no answer")
+        return Row(name, url, status, self._health(url))
 
+    def _members(self, url: str) -> Sequence[rpc.Member]:
+        request = rpc.MemberListRequest()
+        listed = self._call(url, "Cluster/MemberList", request, rpc.MemberListResponse)
+        return listed.members if listed is not None else []
 
-def _members(url: str) -> Sequence[rpc.Member]:
-    listed = _call(url, "Cluster/MemberList", rpc.MemberListRequest(), rpc.MemberListResponse)
-    return listed.members if listed is not None else []
+    def _call(
+        self, url: str, method: str, request: Message, response: type[Response]
+    ) -> Response | None:
+        """One call; None if it fails."""
+        with self._channel(urllib.parse.urlsplit(url).netloc) as channel:
+            call = channel.unary_unary(
+                f"/etcdserverpb.{method}",
+                request_serializer=type(request).SerializeToString,
+                response_deserializer=response.FromString,
+            )
+            try:
+                answer = call(request, timeout=_ANSWER_SECONDS)
+            except grpc.RpcError:
+                return None
+            assert isinstance(answer, response)
+            return answer
 
+    def _channel(self, target: str) -> grpc.Channel:
+        # A subchannel of its own: a shared one waits out its back-off when a member is started
+        # again.
+        options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
+        if self._credentials is None:
+            return grpc.insecure_channel(target, options)
+        return grpc.secure_channel(target, self._credentials, options)
 
-def _call(url: str, method: str, request: Message, response: type[Response]) -> Response | None:
-    """One call; None if it fails."""
-    # A subchannel of its own: a shared one waits out its back-off when a member is started again.
-    options = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
-    with grpc.insecure_channel(urllib.parse.urlsplit(url).netloc, options) as channel:
-        call = channel.unary_unary(
-            f"/etcdserverpb.{method}",
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=response.FromString,
-        )
-        try:
-            answer = call(request, timeout=_ANSWER_SECONDS)
-        except grpc.RpcError:
-            return None
-        assert isinstance(answer, response)
-        return answer
-
-
-def _health(url: str) -> str:
-    """A word for what /health answers, which takes a linearizable read."""
-    connection = http.client.HTTPConnection(
-        urllib.parse.urlsplit(url).netloc, timeout=_ANSWER_SECONDS
-    )
-    with closing(connection):
-        try:
-            connection.request("GET", "/health")
-            return "healthy" if connection.getresponse().status == 200 else "unhealthy"
-        except (OSError, http.client.HTTPException):
-            return "unhealthy"
+    def _health(self, url: str) -> str:
+        """A word for what /health answers, which takes a linearizable read."""
+        target = urllib.parse.urlsplit(url).netloc
+        if self._context is None:
+            connection = http.client.HTTPConnection(target, timeout=_ANSWER_SECONDS)
+        else:
+            connection = http.client.HTTPSConnection(
+                target, timeout=_ANSWER_SECONDS, context=self._context
+            )
+        with closing(connection):
+            try:
+                connection.request("GET", "/health")
+                return "healthy" if connection.getresponse().status == 200 else "unhealthy"
+            except (OSError, http.client.HTTPException):
+                return "unhealthy"
 
 
 def table(rows: Sequence[Row]) -> list[str]:

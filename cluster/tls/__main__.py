@@ -8,11 +8,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cluster.tls.authority import LOCAL, Authority
 
 
+_NAME = "rusd lab CA"
+
+
 def write_all(folder: Path, hosts: tuple[str, ...] = (), users: tuple[str, ...] = ()) -> None:
     """Write a new authority, and everything that it signs, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     everywhere = tuple(dict.fromkeys((*LOCAL, *hosts)))
-    authority = Authority.create("rusd lab CA")
+    authority = Authority.create(_NAME)
     authority.credential.write(folder, "ca")
     authority.issue("rusd server", everywhere).write(folder, "server")
     authority.issue("rusd peer", everywhere).write(folder, "peer")
@@ -25,7 +28,7 @@ def write_all(folder: Path, hosts: tuple[str, ...] = (), users: tuple[str, ...] 
     authority.revoke(revoked)
     (folder / "crl.pem").write_bytes(authority.revocations())
     (folder / "crl.der").write_bytes(authority.revocations(Encoding.DER))
-    stranger = Authority.create("another CA")
+    stranger = Authority.create(_NAME)  # only its key is another
     stranger.credential.write(folder, "wrong-ca")
     stranger.issue("stranger", everywhere).write(folder, "wrong")
 

@@ -3,8 +3,12 @@
 import json
 import urllib.parse
 from contextlib import closing
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
+
+if TYPE_CHECKING:
+    import ssl
 
 
 class Unhealthy(click.ClickException):
@@ -15,12 +19,28 @@ class Unhealthy(click.ClickException):
         click.echo(self.message, err=True)
 
 
-def ask(endpoint: str, seconds: float) -> None:
+class Trust(NamedTuple):
+    """For https: whom to trust (None for the system's authorities), and what to show."""
+
+    cacert: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    insecure: bool = False
+    """Whoever answers is trusted."""
+
+
+def ask(endpoint: str, seconds: float, trust: Trust) -> None:
     """Ask /health, which takes a linearizable read; raise Unhealthy unless it says true."""
     import http.client  # here, so that the server starts without it
 
     url = urllib.parse.urlsplit(endpoint)
-    connection = http.client.HTTPConnection(url.netloc, timeout=seconds)
+    if url.scheme == "https":
+        context = _context(trust)
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            url.netloc, timeout=seconds, context=context
+        )
+    else:
+        connection = http.client.HTTPConnection(url.netloc, timeout=seconds)
     with closing(connection):
         try:
             connection.request("GET", "/health")
@@ -37,11 +57,29 @@ def ask(endpoint: str, seconds: float) -> None:
         raise Unhealthy(f"{endpoint} is unhealthy: status {answer.status}, {text}")
 
 
+def _context(trust: Trust) -> "ssl.SSLContext":
+    """Raise ClickException for files that cannot be used."""
+    import ssl
+
+    try:
+        context = ssl.create_default_context(cafile=trust.cacert)
+        if trust.cert is not None:
+            # A password asked for would wait for someone at the terminal.
+            context.load_cert_chain(trust.cert, trust.key, password=lambda: "")
+    except (OSError, ValueError) as error:
+        files = ", ".join(filter(None, trust[:3]))
+        raise click.ClickException(f"{files}: {error}") from None
+    if trust.insecure:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
 def _endpoint(_: click.Context, __: click.Parameter, text: str) -> str:
     url = urllib.parse.urlsplit(text if "://" in text else f"http://{text}")
-    if url.scheme != "http" or not url.hostname or url.path.strip("/"):
+    if url.scheme not in ("http", "https") or not url.hostname or url.path.strip("/"):
         raise click.BadParameter(f"not of the form http://host:port: {text}")
-    return f"http://{url.netloc}"
+    return f"{url.scheme}://{url.netloc}"
 
 
 @click.command("healthcheck")
@@ -55,7 +93,23 @@ def _endpoint(_: click.Context, __: click.Parameter, text: str) -> str:
 @click.option(
     "--timeout", type=float, default=5.0, show_default=True, help="Seconds to wait for an answer."
 )
-def healthcheck(endpoint: str, timeout: float) -> None:
+@click.option("--cacert", help="For https: the authority that signed the member's certificate.")
+@click.option("--cert", help="For https: a certificate to show to the member.")
+@click.option("--key", help="Its key, if it is in another file.")
+@click.option(
+    "--insecure-skip-tls-verify",
+    "insecure",
+    is_flag=True,
+    help="Trust any certificate, as one that the member made for itself (--auto-tls).",
+)
+def healthcheck(
+    endpoint: str,
+    timeout: float,
+    cacert: str | None,
+    cert: str | None,
+    key: str | None,
+    insecure: bool,
+) -> None:
     """Exit with 0 if the member serves, else with 1."""
-    ask(endpoint, timeout)
+    ask(endpoint, timeout, Trust(cacert, cert, key, insecure))
     click.echo(f"{endpoint} is healthy")

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from rusd.pb import rpc_pb2 as rpc
 from tests.bench.machine import descendants
+from tests.certificates import Certificates
 from tests.members import wait_for
 
 _ROOT = Path(__file__).parents[2]
@@ -27,14 +28,16 @@ _SECONDS = 90.0
 Response = TypeVar("Response", bound=Message)
 
 
-def call(port: int, method: str, request: Message, response: type[Response]) -> Response:
+def call(
+    port: int, method: str, request: Message, response: type[Response], seconds: float = 30
+) -> Response:
     """One call to the member at the port."""
     with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.enable_http_proxy", 0)]) as channel:
         answer = channel.unary_unary(
             f"/etcdserverpb.{method}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=response.FromString,
-        )(request, timeout=30, wait_for_ready=True)
+        )(request, timeout=seconds, wait_for_ready=True)
         assert isinstance(answer, response)
         return answer
 
@@ -149,6 +152,28 @@ def test_a_signal_stops_all_members_in_order(
     assert launcher.text.endswith("all members are stopped\n")
     assert "killed" not in launcher.text
     assert not any(map(exists, members))
+
+
+@pytest.mark.timeout(300)
+def test_all_connections_have_tls_if_asked(launch: Launch, tmp_path: Path) -> None:
+    ports = free_pairs(3)
+    launcher = launch(ports, "--tls")
+    launcher.wait_for_members()
+    folder = tmp_path / "cluster" / "certificates"
+    assert f"--cacert={folder / 'ca.crt'}" in launcher.text
+    certificates = Certificates(folder)
+    with pytest.raises(grpc.RpcError):
+        call(ports[0], "KV/Put", rpc.PutRequest(key=b"a"), rpc.PutResponse, seconds=2)
+    with grpc.secure_channel(f"127.0.0.1:{ports[0]}", certificates.credentials()) as channel:
+        status = channel.unary_unary("/etcdserverpb.Maintenance/Status")
+        assert status(b"", timeout=_SECONDS)
+    for port in ports:
+        secured = certificates.context("peer")
+        with (
+            socket.create_connection(("127.0.0.1", port + 1), _SECONDS) as plain,
+            secured.wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+        ):
+            assert connection.version() is not None
 
 
 @pytest.mark.timeout(300)

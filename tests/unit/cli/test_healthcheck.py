@@ -5,9 +5,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
+from tests.certificates import Certificates
 from tests.members import Member, free_ports, rusd_command
 
 
@@ -102,3 +104,25 @@ def test_a_command_is_one_only_as_the_first_word() -> None:
         [*rusd_command(), "--name", "healthcheck", "--version"], capture_output=True, check=True
     )
     assert done.stdout.startswith(b"rusd ")
+
+
+def test_a_member_with_tls_is_asked_with_certificates(tmp_path: Path) -> None:
+    certificates = Certificates.made(tmp_path / "certificates")
+    member = Member(rusd_command(), tmp_path / "member", certificates=certificates)
+    url, ca = member.client_url, ("--cacert", certificates["ca.crt"])
+    own = ("--cert", certificates["client.crt"], "--key", certificates["client.key"])
+    try:
+        member.start()
+        assert check("--endpoint", url, *ca, *own) == (0, f"{url} is healthy\n")
+        any_server = ("--insecure-skip-tls-verify", *own)
+        assert check("--endpoint", url, *any_server) == (0, f"{url} is healthy\n")
+        for wrong in ((), ca, own, (*ca, "--cert", certificates["wrong.crt"])):
+            code, said = check("--endpoint", url, *wrong)
+            assert code == 1
+            assert "Traceback" not in said
+        missing = str(tmp_path / "none.crt")
+        code, said = check("--endpoint", url, *ca, "--cert", missing)
+        assert code == 1
+        assert missing in said
+    finally:
+        member.close()
