@@ -52,6 +52,7 @@ soak: $(READY)  ## simulate and break clusters for MINUTES=10 each, then kill (K
 	$(BIN)/python -m tests.sim --minutes $(MINUTES)
 	$(BIN)/python -m tests.cluster --minutes $(MINUTES) --seed $(SEED)
 	PATH="$$(tests/fetch-etcd):$$PATH" $(BIN)/pytest tests/cluster/test_kill.py --kills $(KILLS)
+	PATH="$$(tests/fetch-etcd):$$PATH" $(BIN)/pytest tests/compat/test_kubernetes.py --objects 20000
 	PATH="$$(tests/fetch-etcd):$$PATH" $(BIN)/python -m tests.compat --steps 5000 --runs $(SOAK_RUNS)
 
 dist: $(READY)  ## build the wheel and the source distribution into dist/

@@ -28,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--steps", type=int, help="steps of a side-by-side run")
     group.addoption("--kills", type=int, default=15, help="kill -9s of a crash run")
+    group.addoption(
+        "--objects", type=int, default=2000, help="Kubernetes objects of a busy cluster"
+    )
 
 
 @pytest.fixture(scope="session")
