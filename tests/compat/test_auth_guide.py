@@ -104,7 +104,7 @@ def test_turning_auth_on_and_off_as_the_guide_types_it(typed: Typed) -> None:
     assert "permission denied" in typed("--user=user0:123", "get", "foo1")[2]
     assert typed("--user=user0", "--password=123", "get", "foo")[0] == 0
     assert "authentication failed" in typed("--user=user0:wrong", "get", "foo")[2]
-    for line in (
+    lines: tuple[tuple[str, ...], ...] = (
         ("--user=user0:123", "get", "foo", "--prefix"),
         ("--user=user0:123", "del", "foo", "--prev-kv"),
         ("--user=user0:123", "user", "get", "user0"),
@@ -124,7 +124,8 @@ def test_turning_auth_on_and_off_as_the_guide_types_it(typed: Typed) -> None:
         ("--user=root:rootpw", "user", "revoke-role", "root", "root"),
         ("--user=root:rootpw", "auth", "status"),
         ("--user=root:rootpw", "user", "passwd", "user0", "--interactive=false"),
-    ):
+    )
+    for line in lines:
         typed(*line, stdin="456\n")
     assert "authentication failed" in typed("--user=user0:123", "get", "foo")[2]
     assert typed("--user=root:rootpw", "auth", "disable") == [0, "Authentication Disabled\n"]
@@ -150,7 +151,7 @@ def test_web_tokens_as_the_guide_sets_them_up(
         Etcdctl(etcd_programs / "etcdctl", start_member(command, *COST, "--auth-token", option))
         for command in (etcd_command, subject_command)
     ]
-    for line in (
+    lines: tuple[tuple[str, ...], ...] = (
         ("user", "add", "root:rootpw"),
         ("user", "grant-role", "root", "root"),
         ("auth", "enable"),
@@ -160,7 +161,8 @@ def test_web_tokens_as_the_guide_sets_them_up(
         ("--user=root:rootpw", "get", "foo"),
         ("--user=another:pw", "get", "foo"),
         ("get", "foo"),
-    ):
+    )
+    for line in lines:
         expected, seen = (each.transcript(line) for each in both)
         assert seen == expected, line
     channels = [each.member.channel() for each in both]
