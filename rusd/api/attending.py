@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -24,6 +25,7 @@ _NO_MESSAGE: Final = Status(
 
 Send = Callable[[Message], Coroutine[Any, Any, None]]
 Attend = Callable[[InnerClient, M, Send], Coroutine[Any, Any, None]]
+Begun = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Attendants:
@@ -46,8 +48,8 @@ class Attendants:
             assert self._calls is not None
             client = InnerClient(self._calls, stream)
 
-            def begin(data: bytes, send: Send) -> Coroutine[Any, Any, None]:
-                return attend(client, request.FromString(data), send)
+            def begin(data: bytes, send: Send) -> Begun:
+                return partial(attend, client, request.FromString(data), send)
 
             attended = _Attended(stream, begin, self._open.discard)
             self._open.add(attended)
@@ -67,7 +69,7 @@ class _Attended:
     def __init__(
         self,
         stream: Stream,
-        begin: Callable[[bytes, Send], Coroutine[Any, Any, None]],
+        begin: Callable[[bytes, Send], Begun],
         ended: "Callable[[_Attended], None]",
     ) -> None:
         self._stream, self._begin, self._ended = stream, begin, ended
@@ -79,11 +81,11 @@ class _Attended:
             self._end(_ONE_MESSAGE)
             return
         try:
-            coroutine = self._begin(data, self._send)
+            begun = self._begin(data, self._send)
         except DecodeError:
             self._end(errors.MALFORMED)
         else:
-            self._task = asyncio.get_running_loop().create_task(self._run(coroutine))
+            self._task = asyncio.get_running_loop().create_task(self._run(begun))
 
     def half_closed(self) -> None:
         if self._task is None:
@@ -101,10 +103,10 @@ class _Attended:
         """Ends it from this side."""
         self._end(errors.STOPPED)
 
-    async def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    async def _run(self, begun: Begun) -> None:
         status: Status | None = errors.INTERNAL
         try:
-            await coroutine
+            await begun()
             status = None
         except CallError as error:
             # As in etcd, where the errors of its own client have no code.

@@ -115,11 +115,13 @@ class _Responses:
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[WatchResponse | CallError] = asyncio.Queue()
+        self._full = False
         self.drained: Callable[[], None] = lambda: None
 
     @property
     def congested(self) -> bool:
-        return self._queue.qsize() >= _MOST_QUEUED
+        self._full = self._queue.qsize() >= _MOST_QUEUED
+        return self._full
 
     def message(self, data: bytes, /) -> None:
         self._queue.put_nowait(WatchResponse.FromString(data))
@@ -129,9 +131,8 @@ class _Responses:
 
     async def get(self) -> WatchResponse:
         """The next response. Raises CallError."""
-        was_congested = self.congested
         response = await self._queue.get()
-        if was_congested:
+        if self._full and not self.congested:
             self.drained()
         if isinstance(response, CallError):
             raise response
