@@ -98,6 +98,8 @@ def _measure_group(
     wanted = [work for work in group.workloads if not set(work.rows).isdisjoint(names)]
     label = group.name
     try:
+        if group.tls:
+            site.serve_tls()
         site.start(group.absent)
         group.prepare(site)
         for work in wanted:

@@ -86,6 +86,8 @@ ONE_MEMBER: tuple[Row, ...] = (
     Row("range-64", "Range of one key, linearizable, 64 connections", _PER_SECOND, Ratio(1.5)),
     Row("serial-8", "Range of one key, serializable, 8 connections", _PER_SECOND, Ratio(1.5)),
     Row("serial-64", "Range of one key, serializable, 64 connections", _PER_SECOND, Ratio(1.5)),
+    Row("tls-put", "put-same-64 with TLS 1.3", _PER_SECOND, None),
+    Row("tls-range", "range-64 with TLS 1.3", _PER_SECOND, None),
     Row(
         "txn-update-64",
         "Kubernetes' update: Txn (compare mod revision, put, else range), 64 connections",

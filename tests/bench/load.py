@@ -60,7 +60,14 @@ class Generators:
         subprocess.run([compiler, "-O2", "-o", self._load, _SOURCE], check=True)
 
     def h2load(
-        self, port: int, path: str, body: bytes, connections: int, streams: int, seconds: float
+        self,
+        port: int,
+        path: str,
+        body: bytes,
+        connections: int,
+        streams: int,
+        seconds: float,
+        scheme: str = "http",
     ) -> float:
         """Answered calls a second, the same body over and over."""
         program = shutil.which("h2load")
@@ -70,7 +77,7 @@ class Generators:
             *(program, "-D", _ms(seconds), "--warm-up-time", _ms(_warm_up(seconds))),
             *("-c", str(connections), "-m", str(streams), "-d", str(self._file(body))),
             *("-H", "content-type: application/grpc", "-H", "te: trailers"),
-            f"http://127.0.0.1:{port}{path}",
+            f"{scheme}://127.0.0.1:{port}{path}",
         ]
         with self._watched():
             text = _output(command)

@@ -14,7 +14,8 @@ from google.protobuf.message import Message
 from rusd.pb import rpc_pb2 as rpc
 from tests.bench import requests
 from tests.bench.load import Generators
-from tests.members import Member, NotReadyError, wait_for
+from tests.certificates import Certificates
+from tests.members import Member, NotReadyError, free_ports, wait_for
 
 STREAMS = 16
 _STATUS = "/etcdserverpb.Maintenance/Status"
@@ -103,6 +104,8 @@ class Site:
     generators: Generators
     sizes: Sizes
     start_seconds: float = 0.0
+    tls_port: int = 0
+    """Where the first member serves clients with TLS, if it does."""
 
     @property
     def member(self) -> Member:
@@ -182,6 +185,24 @@ class Site:
             port or self.port, path, body, connections, streams, self.sizes.seconds
         )
 
+    def repeat_with_tls(self, path: str, body: bytes, connections: int) -> float:
+        """The same with TLS."""
+        return self.generators.h2load(
+            self.tls_port, path, body, connections, STREAMS, self.sizes.seconds, "https"
+        )
+
+    def serve_tls(self) -> None:
+        """Let the first member, which does not run yet, serve clients with TLS too."""
+        (self.tls_port,) = free_ports(1)
+        member = self.member
+        certificates = Certificates.made(member.folder / "certificates")
+        urls = f"{member.client_url},https://{member.host}:{self.tls_port}"
+        member.flags = (
+            *member.flags,
+            *("--listen-client-urls", urls),
+            *certificates.pair("server"),
+        )
+
     def fill(self, folder: str, keys: int) -> None:
         """Put so many distinct keys, in transactions."""
         body = requests.puts(folder, _PUTS_A_TXN)
@@ -221,6 +242,8 @@ class Group:
     members: int = 1
     absent: int = 0
     """So many of the members are not started."""
+    tls: bool = False
+    """Whether the first member serves clients with TLS too."""
     rounds: Callable[[Sizes], int] = lambda sizes: sizes.rounds
 
 

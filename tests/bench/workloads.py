@@ -219,6 +219,15 @@ GROUPS: tuple[Group, ...] = (
         ),
     ),
     Group(
+        "tls",
+        one_key,
+        (
+            one("tls-put", lambda site: site.repeat_with_tls(_PUT, requests.put("same", 0), 64)),
+            one("tls-range", lambda site: site.repeat_with_tls(_RANGE, _ONE, 64)),
+        ),
+        tls=True,
+    ),
+    Group(
         "txn",
         one_key,
         (
