@@ -15,6 +15,8 @@ class Need(Enum):
 
     NOTHING = auto()
     """Everybody, also with a token that is none."""
+    READ = auto()
+    """As OWN; its service finds out who calls, when it answers."""
     OWN = auto()
     """Whom the service, or whoever applies the request, lets: it depends on what is asked for."""
     USER = auto()
@@ -26,7 +28,7 @@ class Need(Enum):
 # As in etcd since the fixes of CVE-2026-33413: earlier ones let everybody list the members, raise
 # alarms and compact.
 NEEDS: Final = {
-    "/etcdserverpb.KV/Range": Need.OWN,
+    "/etcdserverpb.KV/Range": Need.READ,
     "/etcdserverpb.KV/RangeStream": Need.OWN,
     "/etcdserverpb.KV/Put": Need.OWN,
     "/etcdserverpb.KV/DeleteRange": Need.OWN,

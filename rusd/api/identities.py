@@ -29,6 +29,11 @@ _KNOWN_FOR: Final = 0.1
 """Seconds for which a token is not looked at again. Within them one may have expired; one that was
 taken back is let go of at once."""
 
+_LONGEST_KNOWN: Final = 128
+_MOST_KNOWN: Final = 1000
+_MOST_READERS: Final = 1000
+"""Bytes of a read, reads of a caller, and callers that are known to be one's right."""
+
 _MOST_PARKED: Final = 1000
 _PATIENCE: Final = 1.0
 """Seconds until a token that may become known counts as unknown."""
@@ -69,23 +74,35 @@ class Identities:
         self.store = store = self.rights.store
         self._authority, self._replica = applier.authority, replica
         self._known: dict[bytes, Identity] = {}
+        self._readable: dict[Identity | None, set[bytes]] = {}
         self._known_until = 0.0
         self._parked: list[tuple[float, int, str, Call]] = []
         """Until when, for which entry, method and call."""
         self.again: Callable[[str, Call], None] = lambda _path, _call: None
         """Takes a call that was parked, to be handled as if it had just come."""
-        store.on_change.append(self._known.clear)
+        store.on_change.append(self._forget)
+
+    def _forget(self) -> None:
+        self._known.clear()
+        self._readable.clear()
 
     def identify(self, path: str, calls: list[Call]) -> list[Call]:
         """The calls that may pass, as `Caller`s'; the others are answered with the error. One whose
         token this member cannot know yet comes later.
         """
         need = access.need(path)
-        if need is Need.NOTHING:
+        if need in (Need.NOTHING, Need.READ):
             return calls
         found: list[Call] = []
+        last: Connection | None = None
+        last_head: RequestHead | None = None
+        caller = cast("Connection", None)
         for call in calls:
             connection, stream, head, message = call
+            # Calls of a connection come one after the other; looked at once, each is half as dear.
+            if connection is last and head is last_head:
+                found.append((caller, stream, head, message))
+                continue
             try:
                 identity = self.of(connection, head)
                 if need is not Need.OWN:
@@ -96,6 +113,7 @@ class Identities:
                 connection.fail(stream, errors.status_of(error))
             else:
                 caller = cast("Connection", Caller(connection, identity))
+                last, last_head = connection, head
                 found.append((caller, stream, head, message))
         return found
 
@@ -162,6 +180,45 @@ class Identities:
         if not self._parked:
             asyncio.get_running_loop().call_later(_PARKED_TICK, self._look_at_parked)
         self._parked.append((monotonic() + _PATIENCE, index, path, call))
+
+    def readable(
+        self, path: str, calls: list[Call], check: Callable[[Identity | None, bytes], None]
+    ) -> list[Call]:
+        """The reads that may be answered now; the others are answered with the error, or come
+        again. What an identity may read as of the present auth revision is known by the message:
+        `check` takes it apart, and raises AuthError.
+        """
+        found: list[Call] = []
+        last: Connection | None = None
+        last_head: RequestHead | None = None
+        identity: Identity | None = None
+        known: set[bytes] = set()
+        for call in calls:
+            connection, stream, head, message = call
+            try:
+                if connection is not last or head is not last_head:
+                    identity = self.of(connection, head)
+                    known = self._readable_by(identity)
+                    last, last_head = connection, head
+                if message not in known:
+                    check(identity, message)
+                    if len(message) <= _LONGEST_KNOWN and len(known) < _MOST_KNOWN:
+                        known.add(message)
+            except TokenAheadError as ahead:
+                self._park(path, call, ahead.index)
+            except AuthError as error:
+                connection.fail(stream, errors.status_of(error))
+            else:
+                found.append(call)
+        return found
+
+    def _readable_by(self, identity: Identity | None) -> set[bytes]:
+        known = self._readable.get(identity)
+        if known is None:
+            if len(self._readable) >= _MOST_READERS:
+                self._readable.clear()
+            known = self._readable[identity] = set()
+        return known
 
     def _may_come(self, index: int) -> bool:
         """Whether an entry may soon be applied here."""

@@ -16,6 +16,7 @@ from rusd.api.slices import run_sliced
 from rusd.api.slow import SlowReads
 from rusd.api.validate import check_delete_range, check_put, check_range, check_txn
 from rusd.auth.errors import AuthError
+from rusd.auth.store import Identity
 from rusd.mvcc.errors import KeyspaceError
 from rusd.mvcc.guarded import guarded_put
 from rusd.mvcc.keyspace import Keyspace
@@ -40,6 +41,7 @@ from rusd.wire.service import Call, StreamMethod, UnaryMethod
 from rusd.wire.stream import Stream
 
 _SERVICE: Final = "/etcdserverpb.KV/"
+_RANGE: Final = _SERVICE + "Range"
 
 
 class KV:
@@ -65,7 +67,7 @@ class KV:
 
     def methods(self) -> list[UnaryMethod | StreamMethod]:
         return [
-            UnaryMethod(_SERVICE + "Range", self.range),
+            UnaryMethod(_RANGE, self.range),
             StreamMethod(_SERVICE + "RangeStream", self._open_range_stream),
             UnaryMethod(_SERVICE + "Put", self.put),
             UnaryMethod(_SERVICE + "DeleteRange", self.delete_range),
@@ -123,7 +125,7 @@ class KV:
     def _ranges(self, calls: list[Call]) -> None:
         """Answers from what is applied: all calls of a turn read the same revision."""
         if self._auth.enabled:
-            calls = self._permitted(calls)
+            calls = self._identities.readable(_RANGE, calls, self._check)
         keyspace = self._keyspace
         get = keyspace.get
         header = self._headers.at(keyspace.revision)
@@ -146,27 +148,18 @@ class KV:
             connection.reply(stream, header if item is None else header + item + b"\x20\x01")
         keyspace.counters.ranges += len(calls)
 
-    def _permitted(self, calls: list[Call]) -> list[Call]:
-        """The ranges that their callers may read, and those that are refused for what they are."""
-        check = self._auth.check
-        passed = []
-        for call in calls:
-            connection, stream, _, message = call
-            size = len(message)
-            try:
-                if size > 2 and message[0] == 10 and message[1] == size - 2 < 128:
-                    check(identity_of(connection), READ, message[2:], b"")
-                else:
-                    request = RangeRequest.FromString(message)
-                    if check_range(request) is None:
-                        check(identity_of(connection), READ, request.key, request.range_end)
-            except DecodeError:
-                pass
-            except AuthError as error:
-                connection.fail(stream, errors.status_of(error))
-                continue
-            passed.append(call)
-        return passed
+    def _check(self, identity: Identity | None, message: bytes) -> None:
+        """Raises AuthError unless a range is the caller's to read, or is refused for what it is."""
+        size = len(message)
+        if size > 2 and message[0] == 10 and message[1] == size - 2 < 128:
+            self._auth.check(identity, READ, message[2:], b"")
+            return
+        try:
+            request = RangeRequest.FromString(message)
+        except DecodeError:
+            return
+        if check_range(request) is None:
+            self._rights.range(identity, request)
 
     def _range(self, connection: Caller, stream: int, message: bytes) -> None:
         try:

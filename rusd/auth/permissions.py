@@ -40,6 +40,12 @@ class Intervals:
         """Whether every key of a range is in here. Of a range without keys, whose end is not after
         its first key, that first key has to be: as in etcd.
         """
+        if not range_end:  # one key, which nearly every request is about
+            at = bisect_right(self._starts, key) - 1
+            if at < 0:
+                return False
+            last = self._ends[at]
+            return last is None or key < last
         start, end = _bounds((key, range_end))
         at = bisect_right(self._starts, start) - 1
         if at < 0:

@@ -26,7 +26,7 @@ from rusd.auth.errors import (
     UserEmptyError,
     UserNotFoundError,
 )
-from rusd.auth.permissions import Intervals, is_range
+from rusd.auth.permissions import OPEN, Intervals, is_range
 from rusd.mvcc.tables import rows
 from rusd.pb.auth_pb2 import Permission, Role, User, UserAddOptions
 
@@ -60,6 +60,9 @@ _ACCESSES: Final = {
     Permission.WRITE: (Access.WRITE,),
     Permission.READWRITE: (Access.READ, Access.WRITE),
 }
+
+
+_EVERYTHING: Final = Intervals([(b"", OPEN)])
 
 
 class Identity(NamedTuple):
@@ -120,16 +123,15 @@ class AuthStore:
             return
         if identity is None:
             raise UserEmptyError
-        if identity.revision < self.revision:
+        name, revision = identity
+        if revision < self.revision:
             raise AuthOldRevisionError
-        user = self._users.get(identity.user)
-        if user is None:
-            raise PermissionDeniedError
-        if ROOT in user.roles:
-            return
-        rights = self._rights.get(identity.user)
+        rights = self._rights.get(name)
         if rights is None:
-            rights = self._rights[identity.user] = self._merged(user)
+            user = self._users.get(name)
+            if user is None:
+                raise PermissionDeniedError
+            rights = self._rights[name] = self._merged(user)
         if not rights[access].cover(key, range_end):
             raise PermissionDeniedError
 
@@ -283,6 +285,8 @@ class AuthStore:
 
     def _merged(self, user: User) -> tuple[Intervals, ...]:
         """A user's rights, by access. Of a role that is gone, and of a type that is none, none."""
+        if ROOT in user.roles:
+            return tuple(_EVERYTHING for _ in Access)
         granted = [
             permission
             for name in user.roles

@@ -107,7 +107,7 @@ class Rights:
         check(identity, WRITE, key, b"")
         if lease:
             self._attach(identity, lease, key)
-        if read:
+        if read and read != guard:
             check(identity, READ, read, b"")
 
     def forget(self) -> None:

@@ -14,7 +14,8 @@ from rusd.api.kv import KV
 from rusd.api.lease import LeaseService
 from rusd.api.slow import SlowReads
 from rusd.api.watch import Watch
-from rusd.auth.tokens import Login, SimpleTokens, digest
+from rusd.auth.store import Identity
+from rusd.auth.tokens import Login, NoTokens, SimpleTokens, digest
 from rusd.mvcc.watch import Watchers
 from rusd.node import rights
 from rusd.node.compactor import Compactor
@@ -68,6 +69,31 @@ class Client(RecordedStream):
         return found
 
 
+class Connection(Calling):
+    """A connection of a user, who is so by certificate, or by token."""
+
+    def __init__(
+        self, user: str | None, identity: Identity | None, token: bytes | None = None
+    ) -> None:
+        super().__init__(identity)
+        self.common_name = user
+        self._head = RequestHead(b"", {} if token is None else {b"token": token})
+
+    def call(self, message: bytes) -> Call:
+        self.answers.clear()
+        return cast(Call, (self, 1, self._head, message))
+
+
+class Fixed(NoTokens):
+    """Tokens that stand for one identity for ever, as a JSON web token does."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+
+    def resolve(self, _: str) -> Identity:
+        return self._identity
+
+
 class Scene:
     """A member with users, a key a and a key z, and its services."""
 
@@ -105,8 +131,8 @@ class Scene:
         self, method: Callable[[list[Call]], None], user: str | None, request: Any
     ) -> bytes | Status:
         """The answer to a unary call."""
-        caller = Calling(self.users.identity(user))
-        method([cast(Call, (caller, 1, None, request.SerializeToString()))])
+        caller = Connection(user, self.users.identity(user))
+        method([caller.call(request.SerializeToString())])
         return await caller.answer()
 
     def watch(self, client: Client, **create: Any) -> WatchResponse:
@@ -215,9 +241,10 @@ def test_who_may_read_what(tmp_path: Path, name: str) -> None:
 
 def test_calls_that_come_together_are_each_answered_for_who_asks(tmp_path: Path) -> None:
     async def test(scene: Scene) -> None:
-        callers = [Calling(scene.users.identity(user)) for user in EVERYBODY]
+        callers = [Connection(user, scene.users.identity(user)) for user in EVERYBODY]
         message = RangeRequest(key=b"a").SerializeToString()
-        scene.kv.range([cast(Call, (caller, 1, None, message)) for caller in callers])
+        for _ in range(2):  # what one may read is known the second time, and what another may not
+            scene.kv.range([caller.call(message) for caller in callers])
         for user, caller in zip(EVERYBODY, callers, strict=True):
             answer = await caller.answer()
             if user in READERS:
@@ -233,8 +260,8 @@ def test_what_is_wrong_with_a_request_is_told_first(tmp_path: Path) -> None:
     async def test(scene: Scene) -> None:
         assert await scene.ask(scene.kv.range, None, RangeRequest()) == errors.EMPTY_KEY
         assert await scene.ask(scene.kv.put, None, PutRequest()) == errors.EMPTY_KEY
-        caller = Calling(None)
-        scene.kv.range([cast(Call, (caller, 1, None, b"\xff"))])
+        caller = Connection(None, None)
+        scene.kv.range([caller.call(b"\xff")])
         assert await caller.answer() == errors.MALFORMED
 
     play(tmp_path, test)
@@ -254,16 +281,17 @@ def test_a_transaction_that_asks_for_nothing_is_for_everybody(tmp_path: Path) ->
 def test_a_read_is_judged_when_it_is_answered(tmp_path: Path) -> None:
     async def test(scene: Scene) -> None:
         request = RangeRequest(key=b"a")
-        old = scene.users.identity("both")
+        assert isinstance(await scene.ask(scene.kv.range, "both", request), bytes)
+        tokens = Fixed(scene.users.store.identity("both"))
+        scene.member.applier.authority.tokens = tokens
+        caller = Connection(None, None, b"token")
+        scene.kv.range([caller.call(request.SerializeToString())])
+        assert isinstance(await caller.answer(), bytes)
         await scene.users.revoke("both", b"a")
-        caller = Calling(old)
-        scene.kv.range([cast(Call, (caller, 1, None, request.SerializeToString()))])
+        caller = Connection(None, None, b"token")
+        scene.kv.range([caller.call(request.SerializeToString())])
         assert await caller.answer() == errors.AUTH_OLD_REVISION
         assert await scene.ask(scene.kv.range, "both", request) == errors.PERMISSION_DENIED
-        # Came before auth was on, say: nothing is known of who calls.
-        raw = Recorder()
-        scene.kv.range([cast(Call, (raw, 1, None, request.SerializeToString()))])
-        assert await raw.answer() == errors.USER_EMPTY
 
     play(tmp_path, test)
 

@@ -34,7 +34,7 @@ from tests.unit.node.running import SECONDS, Clock, Recorder, Running, running, 
 from tests.unit.node.users import READ, Users
 
 TTL = 300.0
-OPEN, STATUS = "/etcdserverpb.KV/Range", "/etcdserverpb.Maintenance/Status"
+OPEN, STATUS = "/etcdserverpb.KV/Put", "/etcdserverpb.Maintenance/Status"
 DEFRAGMENT, SECRET = "/etcdserverpb.Maintenance/Defragment", "/etcdserverpb.Later/NotInTheTable"
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 WATCH, SNAPSHOT = "/etcdserverpb.Watch/Watch", "/etcdserverpb.Maintenance/Snapshot"
