@@ -15,12 +15,16 @@ class Certificates:
     """A folder of them."""
 
     folder: Path
+    client: str = "client"
+    """The certificate of clients that do not say which; this one names no user."""
 
     @classmethod
-    def made(cls, folder: Path, hosts: Sequence[str] = ()) -> "Certificates":
+    def made(
+        cls, folder: Path, hosts: Sequence[str] = (), client: str = "client"
+    ) -> "Certificates":
         """Make all of them anew; `hosts` are more addresses of members."""
         write_all(folder, tuple(hosts))
-        return cls(folder)
+        return cls(folder, client)
 
     def __getitem__(self, name: str) -> str:
         """The path of one file."""
@@ -47,18 +51,20 @@ class Certificates:
         """Environment for etcdctl."""
         return {
             "ETCDCTL_CACERT": self["ca.crt"],
-            "ETCDCTL_CERT": self["client.crt"],
-            "ETCDCTL_KEY": self["client.key"],
+            "ETCDCTL_CERT": self[f"{self.client}.crt"],
+            "ETCDCTL_KEY": self[f"{self.client}.key"],
         }
 
-    def credentials(self, name: str = "client") -> grpc.ChannelCredentials:
+    def credentials(self, name: str | None = None) -> grpc.ChannelCredentials:
         """For a gRPC channel."""
+        name = name or self.client
         return grpc.ssl_channel_credentials(
             *(Path(self[file]).read_bytes() for file in ("ca.crt", f"{name}.key", f"{name}.crt"))
         )
 
-    def context(self, name: str = "client") -> ssl.SSLContext:
+    def context(self, name: str | None = None) -> ssl.SSLContext:
         """For a client of HTTP."""
+        name = name or self.client
         context = ssl.create_default_context(cafile=self["ca.crt"])
         context.load_cert_chain(self[f"{name}.crt"], self[f"{name}.key"])
         return context

@@ -29,7 +29,9 @@ class Machines:
         strict_disks: bool = False,
         tls: bool = False,
     ) -> None:
-        """Make what is asked for; start no member. ChildError if it cannot be made here."""
+        """Make what is asked for; start no member. ChildError if it cannot be made here. With TLS,
+        every client has the certificate of the user root.
+        """
         self._command = command
         self._folder = folder
         self._seed = seed
@@ -40,7 +42,9 @@ class Machines:
         self.hosts: dict[Member, int] = {}
         self.network = Network(3 + SPARE_HOSTS, seed) if network else None
         hosts = self.network.addresses if self.network is not None else ()
-        certificates = Certificates.made(folder / "certificates", hosts) if tls else None
+        certificates = (
+            Certificates.made(folder / "certificates", hosts, client="user-root") if tls else None
+        )
         self.cluster = Cluster(command, folder, size=0, certificates=certificates)
         try:
             self.cluster.members = [self.new_member() for _ in range(3)]

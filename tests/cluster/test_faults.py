@@ -113,9 +113,12 @@ def test_killed_paused_and_restarted_members_lose_nothing(start_faults: StartFau
     run.finish()
 
 
-def test_with_tls_for_clients_and_members_nothing_is_lost_either(start_faults: StartFaults) -> None:
-    """Certificates on every connection, and a follower that needs a snapshot."""
+def test_with_tls_and_auth_nothing_is_lost_and_nobody_gets_in(start_faults: StartFaults) -> None:
+    """Certificates on every connection, those of clients name users; and a follower that needs a
+    snapshot, with what it says of them.
+    """
     run, faults = start_faults(tls=True)
+    _turn_auth_on(run.cluster.members[0])
     run.load()
     faults.kill_the_leader()
     faults.pause_the_leader()
@@ -123,6 +126,35 @@ def test_with_tls_for_clients_and_members_nothing_is_lost_either(start_faults: S
     run.settle()
     run.finish()
     assert any("installed a snapshot" in member.log for member in run.cluster.members)
+    for member in run.cluster.members:
+        assert _refused(member, "client") == "etcdserver: user name is empty"
+        assert _refused(member, "peer") == "etcdserver: permission denied"
+
+
+def _turn_auth_on(member: Member) -> None:
+    with member.channel() as channel:
+        for call, request in (
+            ("UserAdd", rpc.AuthUserAddRequest(name="root", options={"no_password": True})),
+            ("UserGrantRole", rpc.AuthUserGrantRoleRequest(user="root", role="root")),
+            ("AuthEnable", rpc.AuthEnableRequest()),
+        ):
+            channel.unary_unary(
+                f"/etcdserverpb.Auth/{call}", request_serializer=type(request).SerializeToString
+            )(request, timeout=10)
+
+
+def _refused(member: Member, certificate: str) -> str:
+    """What a member says to a read with a certificate that is good, and is not root's."""
+    assert member.certificates is not None
+    with grpc.secure_channel(
+        member.target, member.certificates.credentials(certificate)
+    ) as channel:
+        read = channel.unary_unary(
+            "/etcdserverpb.KV/Range", request_serializer=rpc.RangeRequest.SerializeToString
+        )
+        with pytest.raises(grpc.RpcError) as refused:
+            read(rpc.RangeRequest(key=b"k", serializable=True), timeout=10)
+    return str(refused.value.details())
 
 
 def test_service_is_back_within_two_seconds_of_the_leaders_death(
