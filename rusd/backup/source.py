@@ -122,7 +122,8 @@ class _Making:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _convert(self, checkpoint: Path, target: Path) -> None:
-        command = [sys.executable, "-m", "rusd.backup.export", str(checkpoint), str(target)]
+        # -P: what lies in the working directory is not to be imported.
+        command = [sys.executable, "-P", "-m", "rusd.backup.export", str(checkpoint), str(target)]
         # A thread may start it: nothing is done between fork and exec.
         with subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

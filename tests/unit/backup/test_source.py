@@ -11,7 +11,7 @@ import pytest
 from rusd.backup.reading import Backup
 from rusd.backup.source import BackupError, Backups, TooManyBackupsError, size_of
 from tests.unit.asynchronous import asynchronous
-from tests.unit.node.running import until
+from tests.unit.node.running import SECONDS, until
 from tests.unit.node.transferring import SENDER, Site, site
 
 Test = Callable[[Site, Backups], Awaitable[None]]
@@ -52,8 +52,13 @@ async def test_a_backup_has_what_the_member_had_and_no_name(tmp_path: Path) -> N
 
 
 @asynchronous
-async def test_who_does_not_wait_ends_the_work(tmp_path: Path) -> None:
+async def test_who_does_not_wait_ends_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The process is killed, its files are removed, and the next one gets its turn."""
+    endless = tmp_path / "endless"
+    endless.write_text("#!/bin/sh\nexec sleep 1000\n")
+    endless.chmod(0o700)
 
     async def test(member: Site, backups: Backups) -> None:
         async def wait() -> None:
@@ -63,13 +68,15 @@ async def test_who_does_not_wait_ends_the_work(tmp_path: Path) -> None:
         def has_begun() -> bool:
             return any(name.startswith("checkpoint") for name in member.folders())
 
-        for _ in range(3):
-            task = asyncio.create_task(wait())
-            await until(has_begun, "a checkpoint")
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-            assert not has_begun()
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", str(endless))
+            for _ in range(2):
+                task = asyncio.create_task(wait())
+                await until(has_begun, "a checkpoint")
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await asyncio.wait_for(task, SECONDS)
+                assert not has_begun()
         async with backups.open() as file:
             assert size_of(file)
 
