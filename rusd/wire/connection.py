@@ -80,6 +80,7 @@ from rusd.wire.stream import Stream
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rusd.wire.tally import Counts
     from rusd.wire.turn import Turn
 
 _NEVER: Final = float("inf")
@@ -236,7 +237,9 @@ class Connection(asyncio.Protocol):
 
     def fail(self, stream_id: int, status: Status) -> None:
         """Answer a unary call with an error. Does nothing when the stream is gone."""
-        if self._calls.pop(stream_id, None) is not None:
+        opening = self._calls.pop(stream_id, None)
+        if opening is not None:
+            self._turn.tally.ended(opening.head.path, status.code)
             self._deadlines.pop(stream_id, None)
             self._outgoing.headers(stream_id, trailers_only(status), END_STREAM)
         else:
@@ -277,6 +280,7 @@ class Connection(asyncio.Protocol):
 
     def send_message(self, stream: Stream, parts: tuple[bytes, ...]) -> None:
         """Send one message on a stream, as far as the windows allow now."""
+        stream.sent += 1
         outgoing = self._outgoing
         length = sum(map(len, parts))
         size = length + PREFIX_BYTES
@@ -309,6 +313,7 @@ class Connection(asyncio.Protocol):
 
     def finish(self, stream: Stream, status: Status | None) -> None:
         """End the response, when what is queued has gone out."""
+        stream.code = Code.OK if status is None else status.code
         if not stream.headers_sent:
             stream.headers_sent = True
             stream.ending = trailers_only(status if status is not None else Status(Code.OK))
@@ -644,6 +649,9 @@ class Connection(asyncio.Protocol):
         plain, window = opening.method.plain, self._outgoing.initial_window
         stream = Stream(self, stream_id, opening.head, window, plain=plain)
         self._streams[stream_id] = stream
+        if not plain:
+            stream.begun = True
+            self._turn.tally.started[opening.head.path] += 1
         if opening.head.timeout is not None:
             self._expect(stream_id, opening.head.timeout)
         try:
@@ -685,7 +693,7 @@ class Connection(asyncio.Protocol):
         """Give a unary call a Stream."""
         stream = Stream(self, stream_id, opening.head, self._outgoing.initial_window)
         stream.batch = opening.batch
-        stream.remote_closed = complete
+        stream.remote_closed = stream.begun = complete
         self._streams[stream_id] = stream
         return stream
 
@@ -739,6 +747,7 @@ class Connection(asyncio.Protocol):
             return False
         receive.available -= size
         self._count_received(size)
+        stream.received += 1
         self._tell(stream, handler.message, buffer[start + PREFIX_BYTES : end])
         return True
 
@@ -750,6 +759,7 @@ class Connection(asyncio.Protocol):
                     raise Refused(Code.INTERNAL, text)
                 stream.request = message
             elif stream.handler is not None:
+                stream.received += 1
                 self._tell(stream, stream.handler.message, message)
         if stream.closed:
             return
@@ -782,6 +792,7 @@ class Connection(asyncio.Protocol):
             self._abort(stream, Status(Code.INTERNAL, text))
         else:
             message, stream.request = stream.request, None
+            stream.begun = True
             stream.batch.append((self, stream.id, stream.head, message))
             self._turn.wake()
 
@@ -911,6 +922,7 @@ class Connection(asyncio.Protocol):
         """End a call with an error, whatever still waits to be sent."""
         if stream.closed:
             return
+        stream.code = status.code
         self._outgoing.discard(stream)
         if stream.plain and stream.headers_sent:
             self._reset_stream(stream.id, ErrorCode.INTERNAL_ERROR)
@@ -935,16 +947,20 @@ class Connection(asyncio.Protocol):
             self._forget(stream)
             return True
         self._deadlines.pop(stream_id, None)
-        return (
-            self._opened.pop(stream_id, None) is not None
-            or self._calls.pop(stream_id, None) is not None
-        )
+        opening = self._calls.pop(stream_id, None)
+        if opening is not None:
+            self._turn.tally.ended(opening.head.path, Code.CANCELLED)
+            return True
+        return self._opened.pop(stream_id, None) is not None
 
     def _forget(self, stream: Stream) -> None:
         """A stream is closed; its handler hears of it unless it finished the call itself."""
         if stream.closed:
             return
         stream.closed = True
+        if stream.begun:
+            received, sent = (0, 0) if stream.batch is not None else (stream.received, stream.sent)
+            self._turn.tally.ended(stream.head.path, stream.code, received, sent)
         del self._streams[stream.id]
         self._deadlines.pop(stream.id, None)
         self._congested.pop(stream, None)
@@ -1008,6 +1024,7 @@ class Connection(asyncio.Protocol):
         """asyncio: the connection is gone."""
         self._transport = None
         self._clear()
+        self._turn.tally.gone(self)
         self._registry.left(self)
 
     def eof_received(self) -> bool:
@@ -1086,6 +1103,28 @@ class Connection(asyncio.Protocol):
         return transport.get_extra_info("common_name") if transport is not None else None
 
     @property
+    def bytes_received(self) -> int:
+        """Of DATA."""
+        return self._receive.received
+
+    @property
+    def bytes_sent(self) -> int:
+        """Of DATA."""
+        return self._outgoing.data_sent
+
+    def add_open(self, counts: Counts) -> None:
+        """Adds the calls that are under way."""
+        for opening in self._calls.values():
+            counts.open[opening.head.path] += 1
+        for stream in self._streams.values():
+            if stream.begun:
+                path = stream.head.path
+                counts.open[path] += 1
+                if stream.batch is None:
+                    counts.received[path] += stream.received
+                    counts.sent[path] += stream.sent
+
+    @property
     def idle(self) -> bool:
         """No call is open."""
         return not (self._opened or self._calls or self._streams)
@@ -1116,6 +1155,8 @@ class Connection(asyncio.Protocol):
     def _clear(self) -> None:
         self._buffer = b""
         self._opened.clear()
+        for opening in self._calls.values():
+            self._turn.tally.ended(opening.head.path, Code.CANCELLED)
         self._calls.clear()
         for stream in list(self._streams.values()):
             self._forget(stream)

@@ -23,12 +23,17 @@ def widened(window: int, increment: int) -> int | None:
 class ReceiveWindow:
     """Bytes that the peer may still send, given back as they are consumed."""
 
-    __slots__ = ("_consumed", "_size", "available")
+    __slots__ = ("_consumed", "_granted", "_size", "available")
 
     def __init__(self, size: int = DEFAULT_WINDOW) -> None:
         self._size = size
         self._consumed = 0
-        self.available = size
+        self._granted = self.available = size
+
+    @property
+    def received(self) -> int:
+        """Bytes that the peer has sent until now."""
+        return self._granted - self.available
 
     def take(self, size: int) -> bool:
         """The peer sent `size` bytes; False when it had no right to."""
@@ -41,12 +46,13 @@ class ReceiveWindow:
         if self._consumed * 2 < self._size:
             return 0
         increment, self._consumed = self._consumed, 0
-        self.available += increment
+        self.extend(increment)
         return increment
 
     def extend(self, size: int) -> None:
         """Let the peer send `size` bytes more than the window's size, once."""
         self.available += size
+        self._granted += size
 
 
 class SendQueue:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
 from rusd.wire.grpc import Code, Status
 from rusd.wire.service import RequestHead, StreamHandler, StreamMethod
 from rusd.wire.stream import Stream
+from rusd.wire.tally import Tally
 from rusd.wire.turn import Turn
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Loopback:
             stream.message(message)
             stream.half_close()
             return stream
-        call = _Call(answered, origin)
+        call = _Call(answered, origin, head.path, self._turn.tally)
         if head.timeout is not None:
             call.expire_in(head.timeout)
         self._turn.batches[head.path].append((cast("Connection", call), 0, head, message))
@@ -89,7 +90,7 @@ class Loopback:
         self, head: RequestHead, receiver: Receiver, origin: Origin | None = None
     ) -> LoopbackStream:
         """Opens the streaming method `head.path`."""
-        stream = LoopbackStream(head, receiver, origin or Origin())
+        stream = LoopbackStream(head, receiver, origin or Origin(), self._turn.tally)
         stream.open(self._streams[head.path])
         return stream
 
@@ -97,10 +98,14 @@ class Loopback:
 class _Call(Origin):
     """A unary call: the connection that its service answers on."""
 
-    __slots__ = ("_answered", "_timer")
+    __slots__ = ("_answered", "_path", "_tally", "_timer")
 
-    def __init__(self, answered: Answered, origin: Origin | None) -> None:
+    def __init__(
+        self, answered: Answered, origin: Origin | None, path: bytes, tally: Tally
+    ) -> None:
         super().__init__(origin.common_name if origin is not None else None)
+        self._path, self._tally = path, tally
+        tally.inside[path] += 1
         self._answered: Answered | None = answered
         self._timer: asyncio.TimerHandle | None = None
 
@@ -108,32 +113,43 @@ class _Call(Origin):
         self._timer = asyncio.get_running_loop().call_later(seconds, self._expire)
 
     def _expire(self) -> None:
-        self._finish(_DEADLINE_EXCEEDED)
+        self._finish(_DEADLINE_EXCEEDED, Code.DEADLINE_EXCEEDED)
 
     def reply(self, _stream_id: int, message: bytes) -> None:
-        self._finish(message)
+        self._finish(message, Code.OK)
 
     def fail(self, _stream_id: int, status: Status) -> None:
-        self._finish(status)
+        self._finish(status, status.code)
 
     def cancel(self) -> None:
-        self._answered = None
-        self._finish(_NO_ANSWER)
+        if self._answered is not None:
+            self._answered = _forget
+            self._finish(_NO_ANSWER, Code.CANCELLED)
 
-    def _finish(self, answer: bytes | Status) -> None:
+    def _finish(self, answer: bytes | Status, code: int) -> None:
         answered, self._answered = self._answered, None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if answered is not None:
+            self._tally.inside[self._path] -= 1
+            self._tally.ended(self._path, code)
             answered(answer)
+
+
+def _forget(_: bytes | Status) -> None:
+    pass
 
 
 class LoopbackStream:
     """Both ends of a streaming call: a `Stream` to the service, and what the caller holds."""
 
-    def __init__(self, head: RequestHead, receiver: Receiver, origin: Origin) -> None:
+    def __init__(self, head: RequestHead, receiver: Receiver, origin: Origin, tally: Tally) -> None:
         self.head = head
+        self._tally = tally
+        tally.started[head.path] += 1
+        tally.inside[head.path] += 1
+        self._received = self._sent = 0
         self.connection = origin
         self.closed = False
         self.ending: Status | None = None
@@ -147,13 +163,14 @@ class LoopbackStream:
     def send(self, *parts: bytes) -> None:
         """One message, whose body is the parts joined."""
         if not self.closed:
+            self._sent += 1
             self._receiver.message(b"".join(parts))
 
     def finish(self, status: Status | None = None) -> None:
         """Ends the call, None for OK."""
         if not self.closed:
             self.ending = status or Status(Code.OK)
-            self._close()
+            self._close(self.ending.code)
             self._receiver.finished(status)
 
     @property
@@ -175,6 +192,7 @@ class LoopbackStream:
     def message(self, data: bytes) -> None:
         """Sends one message to the service."""
         if self._handler is not None:
+            self._received += 1
             self._handler.message(data)
 
     def half_close(self) -> None:
@@ -189,19 +207,24 @@ class LoopbackStream:
 
     def cancel(self) -> None:
         """Gives up the call; the service hears of it."""
+        self._give_up(Code.CANCELLED)
+
+    def _give_up(self, code: int) -> None:
         handler = self._handler
         if not self.closed:
-            self._close()
+            self._close(code)
             if handler is not None:
                 handler.closed()
 
     def _expire(self) -> None:
         if not self.closed:
-            self.cancel()
+            self._give_up(Code.DEADLINE_EXCEEDED)
             self._receiver.finished(_DEADLINE_EXCEEDED)
 
-    def _close(self) -> None:
+    def _close(self, code: int) -> None:
         self.closed = True
+        self._tally.inside[self.head.path] -= 1
+        self._tally.ended(self.head.path, code, self._received, self._sent)
         self._handler = None
         if self._timer is not None:
             self._timer.cancel()

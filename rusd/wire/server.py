@@ -17,6 +17,7 @@ from rusd.wire.http2 import plain_method
 from rusd.wire.limits import Limits
 from rusd.wire.loopback import Loopback
 from rusd.wire.service import StreamMethod, UnaryMethod
+from rusd.wire.tally import Counts
 from rusd.wire.turn import Turn
 
 __all__ = ["Limits", "Server"]
@@ -108,6 +109,15 @@ class Server:
         """Host and port of every listening socket."""
         names = [s.getsockname() for listener in self._listeners for s in listener.sockets]
         return [(name[0], name[1]) for name in names]
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Those that speak HTTP/2."""
+        return [each for each in self._connections if isinstance(each, Connection)]
+
+    def counts(self) -> Counts:
+        """The calls until now, those that wait for this turn to end too."""
+        return self.turn.tally.counts(self.connections, self.turn.batches)
 
     def flush(self) -> None:
         """Write what connections have at once, not at the end of the turn."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rusd.wire.flow import ReceiveWindow, SendQueue
-from rusd.wire.grpc import BodyReader, MessageReader, Status
+from rusd.wire.grpc import BodyReader, Code, MessageReader, Status
 
 if TYPE_CHECKING:
     from rusd.wire.connection import Connection
@@ -22,8 +22,10 @@ class Stream:
 
     __slots__ = (
         "batch",
+        "begun",
         "body_bytes",
         "closed",
+        "code",
         "connection",
         "ending",
         "handler",
@@ -35,8 +37,10 @@ class Stream:
         "queue",
         "reader",
         "receive",
+        "received",
         "remote_closed",
         "request",
+        "sent",
         "window",
     )
 
@@ -73,6 +77,12 @@ class Stream:
         self.body_bytes = 0
         self.request: bytes | None = None
         """The message of a unary call that has not ended yet."""
+        self.begun = False
+        """The call counts: who answers it has it."""
+        self.code: int = Code.CANCELLED
+        """How the call ends, as far as is known."""
+        self.received = self.sent = 0
+        """Messages of a streaming call."""
         self.batch: list[Call] | None = None
         self.handler: StreamHandler | None = None
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from rusd.wire.grpc import Code, Status
 from rusd.wire.service import Call, UnaryMethod
+from rusd.wire.tally import Tally
 
 
 class Flushable(Protocol):
@@ -34,6 +35,11 @@ class Turn:
         self._handlers: list[tuple[list[Call], UnaryMethod]] = [([], m) for m in methods]
         self.batches = {method.path.encode(): batch for batch, method in self._handlers}
         """Where finished calls go, by path. The same lists for life."""
+        self.tally = Tally()
+        self._counted = {method.path: method.path.encode() for method in methods}
+        self.timer: Callable[[bytes, list[Call]], list[Call]] | None = None
+        """Takes a method's path and its calls, and returns the calls for those who answer them.
+        None measures no times."""
         self.gate: Callable[[str, list[Call]], list[Call]] | None = None
         """Takes a method's path and its calls, and returns those that may pass; the others it
         answers. None lets everything pass."""
@@ -50,6 +56,7 @@ class Turn:
     def add(self, path: str, call: Call) -> None:
         """Handles a call that has waited as if it had just come."""
         self.batches[path.encode()].append(call)
+        self.tally.started[path.encode()] -= 1
         self.wake()
 
     def mark(self, connection: Flushable) -> None:
@@ -80,7 +87,12 @@ class Turn:
             self.flush()
 
     def _handle(self, method: UnaryMethod, calls: list[Call]) -> None:
+        path, tally = self._counted[method.path], self.tally
+        tally.started[path] += len(calls)
+        tally.batches[path] += 1
         try:
+            if self.timer is not None:
+                calls = self.timer(path, calls)
             if self.gate is not None and not (calls := self.gate(method.path, calls)):
                 return
             method.handle(calls)
