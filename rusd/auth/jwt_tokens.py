@@ -87,9 +87,10 @@ class JwtTokens:
             raise InvalidAuthTokenError
         try:
             claims = jwt.decode(token, self._verify_key, [self._method], options=_CHECKS)
+            expires = float(claims.get("exp", "inf"))
         except (jwt.PyJWTError, ValueError, OverflowError, RecursionError):
             raise InvalidAuthTokenError from None
-        return _identity(claims), float(claims.get("exp", "inf"))
+        return _identity(claims), expires
 
     def sign(self, identity: Identity) -> str:
         if self._sign_key is None:
