@@ -482,9 +482,14 @@ class Config:
         return _retention(self)[1]
 
     @property
+    def urls_for_clients(self) -> tuple[Url, ...]:
+        """Where it listens for whoever is no member."""
+        return (*self.listen_client_urls, *self.listen_client_http_urls, *self.listen_metrics_urls)
+
+    @property
     def uses_tls(self) -> bool:
         """Whether any flag or URL is about TLS."""
-        urls = [*self.listen_client_urls, *self.listen_peer_urls, *self.listen_metrics_urls]
+        urls = [*self.urls_for_clients, *self.listen_peer_urls]
         urls += [url for member in self.initial_cluster for url in member.peer_urls]
         return any(url.scheme == "https" for url in urls) or any(
             _is_set(self, flag) for flag in FLAGS.values() if flag.group == SECURITY

@@ -84,7 +84,7 @@ from rusd.tls.errors import TlsError
 from rusd.wire.http import HttpHandler
 from rusd.wire.limits import Limits
 from rusd.wire.loopback import Loopback
-from rusd.wire.server import Protocols, Server
+from rusd.wire.server import Protocols, Secure, Server
 
 if TYPE_CHECKING:
     from rusd.tls.dialing import Dialing
@@ -275,12 +275,11 @@ async def _serve(config: Config, log: Logger) -> int:
     reads.after_answers = server.flush
 
     for url in config.listen_peer_urls:
-        secure = tls.peers.wrap if tls.peers and url.scheme == "https" else None
-        await peers.listen(url.host, url.port, secure)
+        await peers.listen(url.host, url.port, tls.for_peers(url))
         log.info("listening for other members", address=f"{url.host}:{url.port}")
     monitoring = Server((), Http(monitored).handle, _limits(config), server.log)
     for url in config.listen_metrics_urls:
-        secure = tls.clients.wrap if tls.clients and url.scheme == "https" else None
+        secure = tls.for_clients(url)
         await monitoring.listen(url.host, url.port, secure, protocols=Protocols.HTTP)
         log.info("serving metrics", address=f"{url.host}:{url.port}")
     _calm_garbage_collector()
@@ -291,7 +290,7 @@ async def _serve(config: Config, log: Logger) -> int:
         joined.result()
         authority.tokens = token_provider.tokens(authority.store, lambda: replica.applied)
         for url, protocols in _client_urls(config):
-            secure = tls.clients.wrap if tls.clients and url.scheme == "https" else None
+            secure = tls.for_clients(url)
             await server.listen(url.host, url.port, secure, protocols=protocols)
             how = "securely" if secure else "insecurely; this is strongly discouraged!"
             log.info(f"serving client traffic {how}", address=f"{url.host}:{url.port}")
@@ -362,11 +361,26 @@ class _Tls(NamedTuple):
     peers: "Handshakes | None" = None
     dial: "Dialing | None" = None
 
+    def for_clients(self, url: Url) -> Secure | None:
+        """What a listener needs; None where it has no TLS."""
+        return _wrap(self.clients, url)
+
+    def for_peers(self, url: Url) -> Secure | None:
+        """The same for members."""
+        return _wrap(self.peers, url)
+
     def stop(self) -> None:
         """Ends handshakes."""
         for handshakes in (self.clients, self.peers):
             if handshakes is not None:
                 handshakes.stop()
+
+
+def _wrap(handshakes: "Handshakes | None", url: Url) -> Secure | None:
+    if url.scheme != "https":
+        return None
+    assert handshakes is not None, f"{url} would be served in plain text"
+    return handshakes.wrap
 
 
 def _tls(config: Config, log: Logger) -> _Tls:

@@ -67,7 +67,7 @@ def check(config: Config) -> None:
     clients, peers = client_settings(config), peer_settings(config)
     for settings in (clients, peers):
         _check(settings)
-    urls = secure_urls(config.listen_client_urls)
+    urls = secure_urls(config.urls_for_clients)
     if urls and clients.is_empty and not config.auto_tls:
         raise TlsError(
             "TLS key/cert (--cert-file, --key-file) must be provided for client url "

@@ -407,6 +407,91 @@ def test_a_member_can_make_its_own_certificate(
     assert site.shown() == made
 
 
+def test_metrics_may_have_tls_where_clients_have_none(
+    command: Sequence[str], serve: Serve, certificates: Certificates
+) -> None:
+    (port,) = free_ports(1)
+    url = f"--listen-metrics-urls=https://127.0.0.1:{port}"
+    site = serve(command, certificates, *trusting(certificates), url)
+    site.port = port
+    assert site.serves("client")
+    assert not site.serves()
+    with socket.create_connection(("127.0.0.1", port), SECONDS) as plain:
+        plain.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b'"health"' not in plain.recv(4096)
+
+
+@pytest.mark.parametrize("source", ["environment", "file"])
+def test_environment_and_file_say_the_same_as_flags(
+    source: str, command: Sequence[str], certificates: Certificates, tmp_path: Path
+) -> None:
+    (port,) = free_ports(1)
+    member = Member(command, tmp_path / "member")
+    urls = f"{member.client_url},https://127.0.0.1:{port}"
+    given = {
+        "cert-file": certificates["server.crt"],
+        "key-file": certificates["server.key"],
+        "client-cert-auth": "true",
+        "trusted-ca-file": certificates["ca.crt"],
+    }
+    if source == "environment":
+        names = {name: f"ETCD_{name.upper().replace('-', '_')}" for name in given}
+        member.environment = {names[name]: value for name, value in given.items()}
+        member.flags = ("--listen-client-urls", urls, "--advertise-client-urls", urls)
+    else:
+        lines = [
+            *("name: default", f"data-dir: {member.data_dir}", "logger: zap"),
+            *(f"listen-client-urls: {urls}", f"advertise-client-urls: {urls}"),
+            *(f"listen-peer-urls: {member.peer_url}", "client-transport-security:"),
+            *(f"  {name}: {value}" for name, value in given.items()),
+            f"initial-advertise-peer-urls: {member.peer_url}",
+            f"initial-cluster: default={member.peer_url}",
+        ]
+        path = tmp_path / "config.yaml"
+        path.write_text("\n".join(lines))
+        member.flags = ("--config-file", str(path))
+    try:
+        member.start()
+        site = Served(member, port, certificates)
+        assert site.serves("client")
+        assert not site.serves()
+    finally:
+        member.close()
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+def test_the_commands_of_etcds_guide_get_its_answers(
+    command: Sequence[str], serve: Serve, certificates: Certificates
+) -> None:
+    """HTTP/2 is what curl and the server agree on."""
+    site = serve(command, certificates, *trusting(certificates))
+
+    def curl(path: str, *options: str) -> tuple[int, str, str]:
+        url = f"https://127.0.0.1:{site.port}{path}"
+        shown = ("-sS", "--write-out", "%{stderr}%{http_version}")
+        done = subprocess.run(
+            ["curl", *shown, "--cacert", certificates["ca.crt"], *options, url],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    own = ("--cert", certificates["client.crt"], "--key", certificates["client.key"])
+    code, body, version = curl("/v3/kv/put", *own, "-d", '{"key": "Zm9v", "value": "YmFy"}')
+    assert (code, version) == (0, "2")
+    assert '"revision":"2"' in body.replace(" ", "")
+    code, body, version = curl("/v3/kv/range", *own, "-d", '{"key": "Zm9v"}')
+    assert (code, version) == (0, "2")
+    assert '"value":"YmFy"' in body.replace(" ", "")
+    code, body, _ = curl("/v3/kv/range", "-d", '{"key": "Zm9v"}')
+    assert code != 0
+    assert body == ""
+    code, body, _ = curl("/health", *own, "--http1.1")
+    assert (code, body.strip()) == (0, '{"health":"true","reason":""}')
+
+
 CANNOT_START = {
     "no certificate": (),
     "no key": ("--cert-file", "{}/server.crt"),
@@ -453,16 +538,21 @@ def test_what_etcd_does_not_start_with_is_refused_in_its_words(
     for flag in CANNOT_START[name]:
         text = flag.replace("{port}", str(port)).replace("{}", str(certificates.folder))
         flags += pairs.get(flag, (text,))
+    members = {
+        server: Member(command, tmp_path / server)
+        for server, command in (("etcd", etcd_command), ("rusd", rusd_command()))
+    }
     said = {}
-    for server, command in (("etcd", etcd_command), ("rusd", rusd_command())):
-        member = Member(command, tmp_path / server)
-        member.flags = ("--listen-client-urls", url, "--advertise-client-urls", url, *flags)
-        member.launch()
-        try:
+    try:
+        for member in members.values():
+            member.flags = ("--listen-client-urls", url, "--advertise-client-urls", url, *flags)
+            member.launch()
+        for server, member in members.items():
             assert member.wait_exit(SECONDS) == 1, member.log
-        finally:
+            said[server] = member.log
+    finally:
+        for member in members.values():
             member.close()
-        said[server] = member.log
     reason = _REASON.findall(said["etcd"])[-1].replace('\\"', '"')
     # etcd's own names of its parts; rusd names the file.
     reason = reason.removeprefix("tls: failed to find any PEM data in certificate input")

@@ -17,6 +17,7 @@ PAIR = ("--cert-file=c", "--key-file=k")
     ("flags", "text"),
     [
         (HTTPS, "TLS key/cert (--cert-file, --key-file) must be provided for client url https"),
+        (["--listen-metrics-urls=https://127.0.0.1:1"], "must be provided for client url https"),
         ((*HTTPS, "--cert-file=c"), "KeyFile and CertFile must both be present[key: , cert: c]"),
         ((*HTTPS, "--key-file=k"), "KeyFile and CertFile must both be present[key: k, cert: ]"),
         (
