@@ -56,8 +56,8 @@ async def test_who_does_not_wait_ends_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process is killed, its files are removed, and the next one gets its turn."""
-    endless = tmp_path / "endless"
-    endless.write_text("#!/bin/sh\nexec sleep 1000\n")
+    endless, started = tmp_path / "endless", tmp_path / "started"
+    endless.write_text(f"#!/bin/sh\n: >{started}\nexec sleep 1000\n")
     endless.chmod(0o700)
 
     async def test(member: Site, backups: Backups) -> None:
@@ -70,9 +70,10 @@ async def test_who_does_not_wait_ends_the_work(
 
         with monkeypatch.context() as patch:
             patch.setattr(sys, "executable", str(endless))
-            for _ in range(2):
+            for begun, what in ((has_begun, "a checkpoint"), (started.exists, "the process")):
+                started.unlink(missing_ok=True)
                 task = asyncio.create_task(wait())
-                await until(has_begun, "a checkpoint")
+                await until(begun, what)
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await asyncio.wait_for(task, SECONDS)
