@@ -14,13 +14,14 @@ from google.protobuf.message import Message
 from rusd.pb import auth_pb2 as auth
 from rusd.pb import rpc_pb2 as rpc
 from tests.compat.client import one_line
-from tests.compat.steps import LEASES, Generator, World, prefix_end
+from tests.compat.steps import Generator, World, prefix_end
 
 ROOT, ANYBODY, FORGED = "root", "", "?"
 """The administrator; a caller without a token; a caller whose token nobody gave out."""
 USERS = ("ann", "bob", "eve", "stranger")
 ROLES = ("reads", "writes", "both", "root")
 PASSWORDS = ("one", "two")
+LEASES = (1, 2, 3)
 # Each key once: where two permissions of a role have one key, etcd up to 3.7 may add a second one
 # for the same range in place of changing the first (etcd's pull request 21845).
 SPANS = (
@@ -142,6 +143,9 @@ class AuthGenerator(Generator):
             self._maintain: 6,
         }
         return self._random.choices(list(draws), list(draws.values()))[0]()
+
+    def _lease_id(self) -> int:
+        return self._random.choice(LEASES)
 
     def _span(self) -> tuple[bytes, bytes]:
         """Draw a key and a range end, which is not before the key.
@@ -276,10 +280,10 @@ class AuthGenerator(Generator):
         return Act(self._anybody(0.8), method, request)
 
     def _leases(self) -> AuthStep:
-        user, lease = self._anybody(0.1), self._random.choice(LEASES)
+        user, lease = self._anybody(0.1), self._lease_id()
         method = self._random.choices(
             ("LeaseGrant", "LeaseRevoke", "LeaseTimeToLive", "LeaseLeases", "keep"),
-            (35, 20, 25, 10, 15),
+            (40, 12, 25, 10, 15),
         )[0]
         match method:
             case "LeaseGrant":

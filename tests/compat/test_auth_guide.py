@@ -141,11 +141,9 @@ def test_web_tokens_as_the_guide_sets_them_up(
 ) -> None:
     """Keys that openssl makes; a token of either server is good at the other."""
     private, public = tmp_path / "private.pem", tmp_path / "public.pem"
-    for line in (
-        ("openssl", "genrsa", "-out", str(private), "2048"),
-        ("openssl", "rsa", "-in", str(private), "-pubout", "-out", str(public)),
-    ):
-        subprocess.run(line, check=True, capture_output=True)
+    make = (("genrsa", "-out", private, "2048"), ("rsa", "-in", private, "-pubout", "-out", public))
+    for arguments in make:
+        subprocess.run(("openssl", *arguments), check=True, capture_output=True)
     option = f"jwt,pub-key={public},priv-key={private},sign-method=RS512,ttl=10m"
     both = [
         Etcdctl(etcd_programs / "etcdctl", start_member(command, *COST, "--auth-token", option))
