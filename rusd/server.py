@@ -6,7 +6,6 @@ import gc
 import math
 import os
 import random
-import signal
 import sys
 import time
 import traceback
@@ -77,6 +76,7 @@ from rusd.node.transfer import Transfer
 from rusd.node.truncation import Truncation
 from rusd.raft.message import Config as RaftConfig
 from rusd.raft.raw_node import RawNode
+from rusd.signals import stop_on_signals
 from rusd.storage.engine import Engine
 from rusd.storage.folders import make_directory
 from rusd.storage.wal import DamagedLogError, Wal
@@ -99,7 +99,9 @@ _DRAIN_SECONDS = 5.0
 
 
 def run(config: Config) -> int:
-    """Runs a member until SIGTERM or SIGINT. Returns the process's exit code."""
+    """Runs a member until SIGTERM or SIGINT. Returns the process's exit code, for a signal its
+    number, negative, as subprocess does.
+    """
     log = open_logger(config)
     try:
         return uvloop.run(_serve(config, log))
@@ -127,8 +129,7 @@ async def _serve(config: Config, log: Logger) -> int:
         if not stop.done():
             stop.set_result(code)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end, 0)
+    stop_on_signals(loop, log, end)
 
     def fail(error: Exception) -> None:
         log.error(
@@ -297,8 +298,9 @@ async def _serve(config: Config, log: Logger) -> int:
         log.info("ready to serve client requests")
     joined.cancel()
     code = await stop
+    failed = code > 0
     log.info("stopping")
-    if code == 0:
+    if not failed:
         await transfer.away()
         # Who waits for a leader would wait in vain.
         replica.on_leader_change.append(lambda: _give_up(pipeline, reads))
@@ -310,15 +312,15 @@ async def _serve(config: Config, log: Logger) -> int:
     await snapshot.stop()
     lease.stop()
     tls.stop()
-    await server.drain(_DRAIN_SECONDS if code == 0 else 0)
+    await server.drain(0 if failed else _DRAIN_SECONDS)
     await monitoring.close()
     exposition.stop()
-    if code == 0:
+    if not failed:
         leases.stop()
         await pipeline.stop(_DRAIN_SECONDS)
     await snapshots.stop()
     await peers.stop()
-    if code == 0:
+    if not failed:
         await loop.run_in_executor(threads, engine.flush)
     threads.shutdown()
     passwords.stop()

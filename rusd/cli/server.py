@@ -90,8 +90,9 @@ def _serve(ctx: click.Context) -> None:
 
             check(config)
         from rusd.server import run  # after the checks, so that help and refusals are quick
+        from rusd.signals import end
 
-        code = run(config)
+        code = end(run(config))
     except ConfigError as error:
         _stop(ctx, error)
     ctx.exit(code)
