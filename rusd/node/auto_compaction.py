@@ -5,7 +5,7 @@ from collections import deque
 from typing import Final, Protocol
 
 from rusd.log import Logger
-from rusd.node.entry import Kind
+from rusd.node.entry import MEMBER, Kind
 from rusd.node.pipeline import Pipeline
 from rusd.pb.rpc_pb2 import CompactionRequest
 
@@ -115,6 +115,8 @@ class AutoCompaction:
 
 class _Proposal:
     """Waits for the answer to a compaction; the tag is its revision."""
+
+    identity = MEMBER
 
     def __init__(self, owner: AutoCompaction, now: float) -> None:
         self._owner, self._now = owner, now

@@ -10,6 +10,7 @@ from rusd.node.auto_compaction import AutoCompaction, Periodic, Policy, Revision
 from rusd.node.entry import Kind
 from rusd.pb.rpc_pb2 import CompactionRequest, PutRequest
 from tests.unit.node.running import running, until
+from tests.unit.node.users import Users
 
 HOUR = 3600.0
 
@@ -67,11 +68,14 @@ def test_revisions_keeps_so_many() -> None:
     assert policy.due(1200, 1501) == 501
 
 
-def test_proposes_what_is_due_and_notes_what_was_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("auth", [False, True])
+def test_proposes_what_is_due_and_notes_what_was_done(tmp_path: Path, auth: bool) -> None:
     async def check() -> None:
         async with running(tmp_path) as member:
             for _ in range(20):
                 await member.propose(Kind.PUT, PutRequest(key=b"k"))
+            if auth:
+                await Users(member).set_up()
             assert member.keyspace.revision == 21
             policy = Revisions(5)
             compaction = AutoCompaction(policy, member.pipeline, member.log)
