@@ -30,6 +30,7 @@ _OPENSSL = {
     "TLS_RSA_WITH_3DES_EDE_CBC_SHA": "DES-CBC3-SHA",
     "TLS_RSA_WITH_RC4_128_SHA": "RC4-SHA",
 }
+_DEFAULT = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _OF_TLS_1_3 = frozenset(
     ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256")
 )
@@ -58,5 +59,9 @@ def check_http2(names: Sequence[str]) -> None:
 
 
 def openssl_names(names: Sequence[str]) -> str:
-    """The suites of TLS 1.2 among `names`, as OpenSSL takes them."""
-    return ":".join(dict.fromkeys(_OPENSSL[name] for name in names if name in _OPENSSL))
+    """The suites of TLS 1.2 among `names`, or those that there are by default, for OpenSSL."""
+    return (
+        _DEFAULT
+        if _OF_TLS_1_3.issuperset(names)
+        else ":".join(dict.fromkeys(_OPENSSL[name] for name in names if name in _OPENSSL))
+    )

@@ -53,11 +53,8 @@ def _restrict(context: ssl.SSLContext, settings: Settings) -> None:
     if settings.max_version:
         context.maximum_version = _VERSIONS[settings.max_version]
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    names = openssl_names(settings.cipher_suites)
-    if not names:
-        return
     try:
-        context.set_ciphers(names)
+        context.set_ciphers(openssl_names(settings.cipher_suites))
     except ssl.SSLError:
         suites = ",".join(settings.cipher_suites)
         raise TlsError(

@@ -1,7 +1,7 @@
 """Certificates that a member makes for itself (`--auto-tls`, `--peer-auto-tls`).
 
 They encrypt and prove nothing. They stay in the data directory, where etcd has them, and are used
-again at the next start.
+again at the next start, unless they have expired.
 """
 
 import datetime
@@ -18,19 +18,20 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from rusd.log import Logger
 from rusd.tls.errors import TlsError
+from rusd.tls.files import check_pair
 from rusd.tls.settings import Settings
 
 
 def self_signed(
     settings: Settings, data_dir: Path, hosts: Iterable[str], years: int, log: Logger
 ) -> Settings:
-    """Settings with a certificate for `hosts` that is made unless there is one.
+    """Settings with a certificate for `hosts` that is made unless there is one that can be used.
 
     It is valid for so many `years` of 365 days. Raises TlsError when it cannot be made.
     """
     folder = data_dir.absolute() / "fixtures" / settings.side
     certificate, key = folder / "cert.pem", folder / "key.pem"
-    if not (certificate.exists() and key.exists()):
+    if not _is_usable(certificate, key, log):
         try:
             _make(folder, certificate, key, hosts, years, log)
         except OSError as error:
@@ -38,6 +39,17 @@ def self_signed(
         except (ValueError, OverflowError) as error:
             raise TlsError(f"cannot make a self-signed certificate: {error}") from None
     return settings.with_self_signed(str(certificate), str(key))
+
+
+def _is_usable(certificate: Path, key: Path, log: Logger) -> bool:
+    if not (certificate.exists() and key.exists()):
+        return False
+    try:
+        check_pair(str(certificate), str(key))
+    except TlsError as error:
+        log.warn("the self-signed certificate cannot be used any more", error=error)
+        return False
+    return True
 
 
 def _make(

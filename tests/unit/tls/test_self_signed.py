@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.tls.authority import Authority
 from rusd.config import load
 from rusd.tls.admission import is_for
 from rusd.tls.errors import TlsError
@@ -50,6 +51,20 @@ def test_half_of_a_pair_is_made_anew(tmp_path: Path, lines: Lines) -> None:
         Path(file).unlink()
         again = self_signed(empty, tmp_path, ["a"], 1, lines.log)
         check_pair(again.cert_file, again.key_file)
+
+
+def test_one_that_has_expired_is_made_anew(
+    tmp_path: Path, lines: Lines, authority: Authority
+) -> None:
+    """Else a member that is restarted after a year would not start."""
+    empty = client_settings(load([], {}))
+    made = self_signed(empty, tmp_path, ["a"], 1, lines.log)
+    expired = authority.issue("a", days=-1)
+    Path(made.cert_file).write_bytes(expired.certificate_pem)
+    Path(made.key_file).write_bytes(expired.key_pem)
+    again = self_signed(empty, tmp_path, ["a"], 1, lines.log)
+    check_pair(again.cert_file, again.key_file)
+    assert "expired" in lines.all("warn")[-2]["error"]
 
 
 def test_what_cannot_be_written_is_said(tmp_path: Path, lines: Lines) -> None:

@@ -96,3 +96,16 @@ def test_cipher_suites_get_openssls_names() -> None:
     context.set_ciphers(names)
     chosen = {each["name"] for each in context.get_ciphers() if each["protocol"] == "TLSv1.2"}
     assert chosen == set(names.split(":"))
+
+
+@pytest.mark.parametrize("names", [[], ["TLS_AES_128_GCM_SHA256"]])
+def test_by_default_there_are_suites_with_forward_secrecy_and_authentication_alone(
+    names: list[str],
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers(openssl_names(names))
+    chosen = {each["name"] for each in context.get_ciphers() if each["protocol"] == "TLSv1.2"}
+    assert len(chosen) == 6
+    for name in chosen:
+        assert name.startswith(("ECDHE-ECDSA-", "ECDHE-RSA-"))
+        assert "GCM" in name or "POLY1305" in name
