@@ -7,7 +7,17 @@ import pytest
 
 from rusd.bbolt import BboltError, Database
 from rusd.bbolt.accounting import Accounting
-from rusd.bbolt.layout import BRANCH, BUCKET, CHECKSUM, HEAD, KIND_BRANCH, KIND_LEAF, META, fnv1a
+from rusd.bbolt.layout import (
+    BRANCH,
+    BUCKET,
+    CHECKSUM,
+    HEAD,
+    KIND_BRANCH,
+    KIND_LEAF,
+    LEAF,
+    META,
+    fnv1a,
+)
 from tests.unit.bbolt.files import SMALL, Buckets, read, written
 
 BUCKETS: Buckets = {
@@ -121,6 +131,22 @@ def test_what_a_page_says_of_itself_is_checked(whole: bytearray, tmp_path: Path)
         damaged = bytearray(whole)
         HEAD.pack_into(damaged, start, *head)
         expect(damaged, tmp_path, match)
+
+
+def test_items_lie_one_after_the_other(whole: bytearray, tmp_path: Path) -> None:
+    """A position or a size that says otherwise is wrong, even within the page."""
+    for kind, head, what in ((KIND_LEAF, LEAF, "item 1"), (KIND_BRANCH, BRANCH, "the key of")):
+        page = page_of(whole, kind)
+        start = page * SMALL + HEAD.size + head.size
+        for field in range(len(head.unpack_from(whole, start))):
+            values = list(head.unpack_from(whole, start))
+            values[field] += 1
+            damaged = bytearray(whole)
+            head.pack_into(damaged, start, *values)
+            # What comes first of a head is no place or size in a leaf, what comes last in a branch.
+            if (kind, field) not in ((KIND_LEAF, 0), (KIND_BRANCH, 2)):
+                # A wrong size is seen at the one after it.
+                expect(damaged, tmp_path, f"page {page}: ({what}|item 2) ?.* not in its place")
 
 
 def with_meta(whole: bytearray, **changes: int) -> bytearray:
