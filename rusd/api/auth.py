@@ -240,7 +240,9 @@ class AuthService:
             hashed = await self._checked(name, request.password)
         except AuthError as error:
             if not isinstance(error, AuthNotEnabledError):
-                self._log.warn("invalid authentication was requested", user=name)
+                # What is no user's name may be a password, in the place of the name.
+                known = name if self._store.find(name) is not None else "(unknown)"
+                self._log.warn("invalid authentication was requested", user=known)
             raise
         if tokens.signs:
             identity = self._store.identity(name)
