@@ -120,6 +120,7 @@ def _parse_rotation(text: str) -> LogRotation:
         raise ValueError(f"improperly formatted log rotation config: {error}") from None
     if not isinstance(given, dict):
         raise ValueError("improperly formatted log rotation config: not a JSON object")
+    given = {name.lower(): value for name, value in given.items()}  # as Go reads JSON
     known: dict[str, Any] = {}
     for field in dataclasses.fields(LogRotation):
         value = known[field.name] = given.get(field.name, field.default)
@@ -765,19 +766,21 @@ def _check_tls(config: Config) -> None:
         )
 
 
+_LOG_STREAMS = frozenset(("default", "stderr", "stdout", "systemd/journal"))
+
+
 def _check_logging(config: Config) -> None:
     if config.logger != "zap":
         raise ConfigError(f'--logger: unknown logger option "{config.logger}"')
     outputs = config.log_outputs
     if not outputs or "" in outputs:
         raise ConfigError("--log-outputs must name at least one output, and none may be empty")
-    if "systemd/journal" in outputs:
-        raise ConfigError('--log-outputs: "systemd/journal" is not supported, log to stderr')
+    if "systemd/journal" in outputs and len(outputs) > 1:
+        raise ConfigError('--log-outputs: with "systemd/journal" there can be no other')
     if "default" in outputs and len(outputs) > 1:
         raise ConfigError('--log-outputs: multi logoutput for "default" is not supported yet')
-    if config.enable_log_rotation and (
-        len(outputs) > 1 or outputs[0] in ("default", "stderr", "stdout")
-    ):
+    files = [name for name in outputs if name not in _LOG_STREAMS]
+    if config.enable_log_rotation and len(files) != 1:
         raise ConfigError("--log-outputs requires a single file path with --enable-log-rotation")
 
 

@@ -3,34 +3,24 @@
     log.info("ready to serve client requests", address="127.0.0.1:2379")
     {"level":"info","ts":"2026-01-02T15:04:05.123456Z","caller":"rusd/server.py:40","msg":"ready ...
 
-It promises that logging neither stops nor blocks the member. A line that is written is with the
-kernel when the call returns, so a crash right after it loses nothing. Where the reader of a pipe,
-terminal or socket does not keep up, up to `BACKLOG` bytes wait in memory and go out before the next
-line; what does not fit is dropped, and a line says how many were. A file that cannot be written
-(disk full) drops lines in the same way. `ts` is UTC, in microseconds.
+`ts` is UTC, in microseconds. Where lines go is in `rusd.log_outputs`, which promises that logging
+neither stops nor blocks the member.
 """
 
 import asyncio
-import gzip
 import json
 import logging
 import os
-import re
-import select
-import shutil
-import stat
 import sys
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from rusd.config import Config, ConfigError, LogRotation
+from rusd.log_outputs import open_output
 
-BACKLOG = 1 << 20
-"""Bytes that may wait for one slow output."""
 LONGEST_BYTES_FIELD = 512
 """Bytes of a field's value (a key, a request) that a line shows."""
 
@@ -40,17 +30,12 @@ _DEBUG, _INFO, _WARN, _ERROR, _FATAL, _SILENT = 0, 1, 2, 3, 5, 6
 _FIRST = frozenset(("level", "ts", "caller", "msg"))
 
 
-class _Output(Protocol):
-    def write(self, line: bytes) -> None: ...
-    def close(self) -> None: ...
-
-
 class Logger:
     """Writes events at or above `level` to `outputs`; safe to call from any thread.
 
-    `outputs` are etcd's: `default` and `stderr`, `stdout`, or file paths; none means silence.
-    `line_format` is `json` or `console`. With `rotation`, files among the outputs rotate. Raises
-    OSError when a file cannot be opened.
+    `outputs` are etcd's: `default` and `stderr`, `stdout`, `systemd/journal`, or file paths; none
+    means silence. `line_format` is `json` or `console`. With `rotation`, files among the outputs
+    rotate. Raises OSError when an output cannot be opened.
     """
 
     def __init__(
@@ -63,7 +48,7 @@ class Logger:
         self._threshold = LEVELS[level] if outputs else _SILENT
         self._line = {"json": _json_line, "console": _console_line}[line_format]
         self._lock = threading.Lock()
-        self._outputs = [_open_output(name, rotation) for name in outputs]
+        self._outputs = [open_output(name, rotation) for name in outputs]
 
     def enabled(self, level: str) -> bool:
         """Tell whether an event of `level` would be written; ask before costly fields."""
@@ -126,7 +111,7 @@ class Logger:
         line = self._line(level, ts, caller, msg, shown).encode("utf-8", "backslashreplace")
         with self._lock:
             for output in self._outputs:
-                output.write(line)
+                output.write(line, level)
 
 
 def open_logger(config: Config) -> Logger:
@@ -261,170 +246,6 @@ def _console_line(level: str, ts: str, caller: str, msg: str, fields: dict[str, 
     line = f"{ts}\t{level}\t{caller}\t{msg}"
     line = line.replace("\n", "\\n").replace("\r", "\\r")  # one event, one line
     return f"{line}\t{_json(fields)}\n" if fields else line + "\n"
-
-
-# Where lines go
-
-
-def _open_output(name: str, rotation: LogRotation | None) -> _Output:
-    if name == "stdout":
-        return _standard_stream(1)
-    if name in ("default", "stderr"):
-        return _standard_stream(2)
-    if rotation is not None:
-        return _RotatingFile(name, rotation)
-    return _Stream(_open_file(name), own=True)
-
-
-def _open_file(path: str) -> int:
-    # O_NONBLOCK is for paths such as /dev/stderr that lead to a pipe; files do not have it.
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-    return os.open(path, flags, 0o644)
-
-
-def _standard_stream(fd: int) -> "_Stream":
-    """Open stdout or stderr again: O_NONBLOCK on the shared one would hit other processes."""
-    try:
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
-            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            return _Stream(os.open(f"/proc/self/fd/{fd}", flags), own=True)
-    except OSError:
-        pass  # closed, no /proc, or not ours to open: asking poll() first is nearly as good
-    return _Stream(fd, own=False)
-
-
-class _Stream:
-    """A descriptor that may be a pipe, terminal, socket or file: never waits for its reader."""
-
-    def __init__(self, fd: int, own: bool) -> None:
-        self._fd = fd
-        self._own = own
-        self._waiting: deque[bytes] = deque()
-        self._waiting_bytes = 0
-        self._dropped = 0
-        self._writable = select.poll()
-        self._writable.register(fd, select.POLLOUT)
-
-    def write(self, line: bytes) -> None:
-        if self._waiting_bytes + len(line) > BACKLOG:
-            self._drain()
-            if self._waiting_bytes + len(line) > BACKLOG:
-                self._dropped += 1
-                return
-        if self._dropped:
-            notice = b'{"level":"warn","msg":"log lines were dropped","count":%d}\n' % self._dropped
-            self._dropped = 0
-            self._waiting.append(notice)
-            self._waiting_bytes += len(notice)
-        self._waiting.append(line)
-        self._waiting_bytes += len(line)
-        self._drain()
-
-    def close(self) -> None:
-        deadline = time.monotonic() + 1.0
-        self._drain()
-        while self._waiting and time.monotonic() < deadline:
-            self._writable.poll(50)
-            self._drain()
-        if self._own:
-            os.close(self._fd)
-
-    def _drain(self) -> None:
-        while self._waiting:
-            line = self._waiting[0]
-            try:
-                sent = self._send(line)
-            except BlockingIOError:
-                return
-            except OSError:  # the reader is gone, the disk is full
-                sent = len(line)
-                self._dropped += 1
-            self._waiting_bytes -= sent
-            if sent < len(line):
-                self._waiting[0] = line[sent:]
-            else:
-                self._waiting.popleft()
-
-    def _send(self, line: bytes) -> int:
-        """Send some of `line`; BlockingIOError when there is no room for any."""
-        if self._own:
-            return os.write(self._fd, line)
-        if not self._writable.poll(0):
-            raise BlockingIOError
-        return os.write(self._fd, line[: select.PIPE_BUF])
-
-
-class _RotatingFile:
-    """A file that is set aside when it would pass `maxsize`, as `name-<time>.ext`, maybe gzipped.
-
-    Files set aside are removed beyond `maxbackups`, or `maxage` days old.
-    """
-
-    def __init__(self, path: str, rotation: LogRotation) -> None:
-        self._path = path
-        self._rotation = rotation
-        self._stream = _Stream(_open_file(path), own=True)
-        self._size = os.path.getsize(path)
-        self._tidying = threading.Lock()
-        self._tidier: threading.Thread | None = None
-
-    def write(self, line: bytes) -> None:
-        if self._size and self._size + len(line) > self._rotation.maxsize << 20:
-            self._rotate()
-        self._stream.write(line)
-        self._size += len(line)
-
-    def close(self) -> None:
-        self._stream.close()
-        if self._tidier is not None:
-            self._tidier.join()
-
-    def _rotate(self) -> None:
-        now = time.time()
-        moment = time.localtime(now) if self._rotation.localtime else time.gmtime(now)
-        stem, extension = os.path.splitext(self._path)
-        millis = int(now * 1000) % 1000
-        aside = f"{stem}-{time.strftime('%Y-%m-%dT%H-%M-%S', moment)}.{millis:03d}{extension}"
-        try:
-            os.rename(self._path, aside)
-            following = _open_file(self._path)
-        except OSError:
-            self._size = 0  # goes on in the file that is open, and tries again a maxsize later
-            return
-        self._stream.close()
-        self._stream = _Stream(following, own=True)
-        self._size = 0
-        self._tidier = threading.Thread(target=self._tidy, name="log rotation")
-        self._tidier.start()
-
-    def _tidy(self) -> None:
-        """Compress what was set aside, and remove what is too much or too old."""
-        stem, extension = os.path.splitext(os.path.basename(self._path))
-        folder = os.path.dirname(self._path) or "."
-        time_format = r"-\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d\.\d{3}"
-        ours = re.compile(re.escape(stem) + time_format + re.escape(extension) + r"(\.gz)?")
-        with self._tidying:
-            names = sorted((n for n in os.listdir(folder) if ours.fullmatch(n)), reverse=True)
-            for rank, name in enumerate(names):
-                path = os.path.join(folder, name)
-                try:
-                    age = time.time() - os.path.getmtime(path)
-                    old = 0 < self._rotation.maxage * 86400 < age
-                    if old or 0 < self._rotation.maxbackups <= rank:
-                        os.unlink(path)
-                    elif self._rotation.compress and not name.endswith(".gz"):
-                        _compress(path)
-                except OSError:
-                    continue  # removed by someone else, or the disk is full: the next one may do
-
-
-def _compress(path: str) -> None:
-    part = path + ".part"
-    with open(path, "rb") as source, gzip.open(part, "wb") as target:
-        shutil.copyfileobj(source, target)
-    os.rename(part, path + ".gz")
-    os.unlink(path)
 
 
 SILENT = Logger(outputs=())

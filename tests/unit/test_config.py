@@ -209,6 +209,7 @@ _CLIENT = ["--advertise-client-urls=http://localhost:2379"]
         (["--log-outputs="], "--log-outputs must name at least one output"),
         (["--log-outputs=a,,b"], "--log-outputs must name at least one output"),
         (["--enable-log-rotation"], "--log-outputs requires a single file path"),
+        (["--log-outputs=systemd/journal,a"], '"systemd/journal" there can be no other'),
         (["--enable-log-rotation", "--log-outputs=a,b"], "--log-outputs requires a single file"),
         (
             ["--name=x", "--initial-cluster=y=http://localhost:2380"],
@@ -434,7 +435,7 @@ def test_retention_counts_hours_durations_or_revisions() -> None:
 
 
 def test_rotation_keeps_the_defaults_of_what_is_not_said() -> None:
-    made = config('--log-rotation-config-json={"maxsize": 0, "maxbackups": 3, "compress": true}')
+    made = config('--log-rotation-config-json={"maxsize": 0, "MaxBackups": 3, "compress": true}')
     assert made.log_rotation_config_json == LogRotation(100, 0, 3, False, True)
 
 

@@ -12,16 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rusd import log_outputs
 from rusd.config import ConfigError, LogRotation, load
 from rusd.log import (
-    BACKLOG,
     LEVELS,
     LONGEST_BYTES_FIELD,
     SILENT,
@@ -29,6 +29,7 @@ from rusd.log import (
     log_loop_exceptions,
     open_logger,
 )
+from rusd.log_outputs import BACKLOG
 
 
 @pytest.fixture
@@ -220,6 +221,15 @@ def test_a_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
         open_logger(load([f"--log-outputs={missing}"], {}))
 
 
+def test_a_file_that_logrotate_cuts_off_goes_on_at_its_beginning(path: Path) -> None:
+    log = Logger(outputs=[str(path)])
+    log.info("before")
+    os.truncate(path, 0)
+    log.info("after")
+    log.close()
+    assert [event["msg"] for event in events(path)] == ["after"]
+
+
 @contextmanager
 def stderr_is(fd: int) -> Iterator[None]:
     """Make `fd` this process's stderr, as a shell does."""
@@ -409,6 +419,77 @@ def test_old_files_are_removed(path: Path) -> None:
     log.close()
     assert not old.exists()
     assert len(list(path.parent.iterdir())) > 1
+
+
+def test_a_rotating_file_makes_its_folder_and_keeps_its_mode(path: Path) -> None:
+    path = path.parent / "some" / "logs" / path.name
+    log = Logger(outputs=[str(path)], rotation=LogRotation(maxsize=1, compress=True))
+    path.chmod(0o640)
+    _fill(log, 2)
+    log.close()
+    files = list(path.parent.iterdir())
+    assert len(files) == 3
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o640}
+
+
+# The journal
+
+
+@pytest.fixture
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """What journald has: a socket that takes entries."""
+    where = str(tmp_path / "journal")
+    monkeypatch.setattr(log_outputs, "JOURNAL", where)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(where)
+        yield listener
+
+
+def _entry(journal: socket.socket) -> dict[bytes, bytes]:
+    lines = journal.recv(1 << 22, socket.MSG_DONTWAIT).splitlines()
+    return dict(line.split(b"=", 1) for line in lines)
+
+
+def test_the_journal_gets_each_event_with_its_priority(journal: socket.socket) -> None:
+    log = open_logger(load(["--log-outputs=systemd/journal"], {}))
+    log.info("one", key=b"a\nb")
+    log.error("two")
+    entry = _entry(journal)
+    assert entry[b"SYSLOG_IDENTIFIER"] == b"etcd"
+    assert entry[b"PRIORITY"] == b"6"
+    assert json.loads(entry[b"MESSAGE"])["msg"] == "one"
+    entry = _entry(journal)
+    assert entry[b"PRIORITY"] == b"3"
+    assert json.loads(entry[b"MESSAGE"])["msg"] == "two"
+    log.info("x" * (1 << 21))  # larger than a datagram can be
+    assert set(_entry(journal)[b"MESSAGE"][-100:]) == set(b"x")
+    log.close()
+
+
+def test_a_journal_that_stands_still_loses_lines_and_says_how_many(
+    journal: socket.socket,
+) -> None:
+    log = Logger(outputs=["systemd/journal"])
+    for number in range(5000):
+        log.info("line", number=number)
+    taken = []
+    with suppress(BlockingIOError):
+        while True:
+            taken.append(json.loads(_entry(journal)[b"MESSAGE"])["number"])
+    assert taken == list(range(len(taken)))
+    assert len(taken) < 5000
+    log.info("again")
+    assert _entry(journal)[b"MESSAGE"] == b"%d log lines were dropped" % (5000 - len(taken))
+    assert json.loads(_entry(journal)[b"MESSAGE"])["msg"] == "again"
+    log.close()
+
+
+def test_without_a_journal_the_member_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_outputs, "JOURNAL", str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match=r"--log-outputs: open .*/none: No such file"):
+        open_logger(load(["--log-outputs=systemd/journal"], {}))
 
 
 # The event loop
