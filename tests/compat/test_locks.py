@@ -216,6 +216,20 @@ def test_an_election_goes_from_leader_to_leader(server: Member, client: Client) 
     ]
 
 
+def test_who_waits_with_a_lease_that_ends_does_not_lead(subject: Member) -> None:
+    """Go's package does not look, and reports a leader that is none."""
+    name, client = b"void", Client(subject.channel())
+    led = client.call("Campaign", election.CampaignRequest(name=name)).response
+    assert isinstance(led, election.CampaignResponse)
+    lease = grant(client)
+    waiter = Waiting(subject, "Campaign", election.CampaignRequest(name=name, lease=lease))
+    wait_for(partial(has_keys, client, name, 2), SECONDS, "its key")
+    client.call("LeaseRevoke", rpc.LeaseRevokeRequest(ID=lease))
+    client.call("Resign", election.ResignRequest(leader=led.leader))
+    assert waiter.result() == Answer(None, "UNKNOWN", "election: not leader")
+    client.close()
+
+
 ERRORS = [
     ("Lock", lock.LockRequest(name=b"n", lease=5), "etcdserver: requested lease not found"),
     ("Unlock", lock.UnlockRequest(), "etcdserver: key is not provided"),
