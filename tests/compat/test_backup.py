@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from rusd.pb import rpc_pb2 as rpc
+from tests.certificates import Certificates
 from tests.cluster.calls import ask
 from tests.compat.client import Client, WatchStream
 from tests.members import READY_LINE, Cluster, Member, rusd_command, wait_for
@@ -219,7 +220,13 @@ def start_alarmed(member: Member) -> None:
     """Start a member that has an alarm, so that its /health never says true."""
     known = member.log.count(READY_LINE.decode())
     member.launch()
-    wait_for(lambda: member.log.count(READY_LINE.decode()) > known, SECONDS, "the ready line")
+
+    def is_ready() -> bool:
+        assert member.process is not None
+        assert member.process.poll() is None, member.log[-2000:]
+        return member.log.count(READY_LINE.decode()) > known
+
+    wait_for(is_ready, SECONDS, "the ready line")
 
 
 def same_status(tools: Tools, backup: Path) -> dict[str, Any]:
@@ -512,3 +519,21 @@ def test_a_member_that_is_not_there_gives_no_backup(tmp_path: Path, tools: Tools
     refused = tools.rusd("save", tmp_path / "backup", "--endpoints", "127.0.0.1:1", code=1)
     assert "no backup of 127.0.0.1:1" in refused.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_backup_is_saved_over_tls(tmp_path: Path, tools: Tools) -> None:
+    """With etcdctl's flags; without a certificate there is no backup."""
+    certificates = Certificates.made(tmp_path / "certificates")
+    member = Member(rusd_command(), tmp_path / "member", certificates=certificates)
+    backup = tmp_path / "backup"
+    try:
+        member.start()
+        ca = ("--cacert", certificates["ca.crt"])
+        pair = ("--cert", certificates["client.crt"], "--key", certificates["client.key"])
+        save = ("save", backup, "--endpoints", member.target)
+        refused = tools.rusd(*save, *ca, "--command-timeout", "5s", code=1)
+        assert "no backup of" in refused.stderr
+        tools.rusd(*save, *ca, *pair)
+        tools.rusd("verify", backup)
+    finally:
+        member.close()
