@@ -35,7 +35,7 @@ NEEDS: Final = {
     "/etcdserverpb.KV/Txn": Need.OWN,
     "/etcdserverpb.KV/Compact": Need.OWN,
     "/etcdserverpb.Watch/Watch": Need.OWN,
-    "/etcdserverpb.Lease/LeaseGrant": Need.OWN,
+    "/etcdserverpb.Lease/LeaseGrant": Need.USER,
     "/etcdserverpb.Lease/LeaseRevoke": Need.OWN,
     "/etcdserverpb.Lease/LeaseKeepAlive": Need.OWN,
     "/etcdserverpb.Lease/LeaseTimeToLive": Need.USER,

@@ -30,8 +30,8 @@ _KNOWN_FOR: Final = 0.1
 taken back is let go of at once."""
 
 _LONGEST_KNOWN: Final = 128
-_MOST_KNOWN: Final = 1000
-_MOST_READERS: Final = 1000
+_MOST_KNOWN: Final = 500
+_MOST_READERS: Final = 200
 """Bytes of a read, reads of a caller, and callers that are known to be one's right."""
 
 _MOST_PARKED: Final = 1000
