@@ -389,6 +389,20 @@ def _has(member: Member, prefix: str, count: int) -> bool:
     return int(answer.get("count", 0)) == count
 
 
+def test_a_member_that_stops_ends_its_streams(
+    start_member: StartMember, subject_command: tuple[str, ...]
+) -> None:
+    member = start_member(subject_command)
+    body = '{"create_request":{"key":"YQ=="}}'
+    command = [*CURL, "--data", body, f"{member.client_url}/v3/watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as curl:
+        assert curl.stdout is not None
+        assert json.loads(curl.stdout.readline())["result"]["created"]
+        member.stop()
+        ending = json.loads(curl.stdout.read())
+    assert ending == {"error": {"code": 14, "message": "etcdserver: server stopped"}}
+
+
 # Limits and flags
 
 
