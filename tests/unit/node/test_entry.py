@@ -54,6 +54,18 @@ def test_the_numbers_on_disk_do_not_change() -> None:
         ("ALARM", 8),
         ("MEMBER", 9),
         ("LEASE_EXPIRE", 10),
+        ("AUTH_ENABLE", 11),
+        ("AUTH_DISABLE", 12),
+        ("AUTHENTICATE", 13),
+        ("USER_ADD", 14),
+        ("USER_DELETE", 15),
+        ("USER_CHANGE_PASSWORD", 16),
+        ("USER_GRANT_ROLE", 17),
+        ("USER_REVOKE_ROLE", 18),
+        ("ROLE_ADD", 19),
+        ("ROLE_DELETE", 20),
+        ("ROLE_GRANT_PERMISSION", 21),
+        ("ROLE_REVOKE_PERMISSION", 22),
         ("IDENTITY", 23),
     ]
     origin, sequence = b"\x01" + bytes(7), b"\x02" + bytes(7)
