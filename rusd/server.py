@@ -80,6 +80,7 @@ from rusd.signals import stop_on_signals
 from rusd.storage.engine import Engine
 from rusd.storage.folders import make_directory
 from rusd.storage.wal import DamagedLogError, Wal
+from rusd.supervisor import READY, STOPPING, tell
 from rusd.tls.errors import TlsError
 from rusd.wire.http import HttpHandler
 from rusd.wire.limits import Limits
@@ -296,10 +297,12 @@ async def _serve(config: Config, log: Logger) -> int:
             how = "securely" if secure else "insecurely; this is strongly discouraged!"
             log.info(f"serving client traffic {how}", address=f"{url.host}:{url.port}")
         log.info("ready to serve client requests")
+        _tell(READY, log)
     joined.cancel()
     code = await stop
     failed = code > 0
     log.info("stopping")
+    _tell(STOPPING, log)
     if not failed:
         await transfer.away()
         # Who waits for a leader would wait in vain.
@@ -330,6 +333,13 @@ async def _serve(config: Config, log: Logger) -> int:
     os.close(lock)
     log.info("stopped")
     return code
+
+
+def _tell(state: str, log: Logger) -> None:
+    try:
+        tell(state)
+    except OSError as error:
+        log.warn("the service manager does not hear", state=state, error=error)
 
 
 def _front(config: Config, others: HttpHandler, calls: Callable[[], Loopback]) -> Front:
