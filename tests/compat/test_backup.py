@@ -351,7 +351,7 @@ def test_users_and_roles_survive_both_ways(tmp_path: Path, tools: Tools, make: M
 
 
 def test_a_backup_under_load_is_of_one_revision(tmp_path: Path, tools: Tools, make: Make) -> None:
-    """While clients write, each backup has exactly what was there at its revision."""
+    """While clients write, a backup has exactly what was there at its revision."""
     ours = make("rusd").start()
     fill(ours, seed=1, steps=60)
     stop = threading.Event()
@@ -371,20 +371,18 @@ def test_a_backup_under_load_is_of_one_revision(tmp_path: Path, tools: Tools, ma
     writers = [threading.Thread(target=write, args=(number,)) for number in range(3)]
     for writer in writers:
         writer.start()
-    backups = [tmp_path / f"backup{number}" for number in range(2)]
-    for backup in backups:
-        tools.rusd("save", backup, "--endpoints", ours.target)
+    backup = tmp_path / "backup"
+    tools.rusd("save", backup, "--endpoints", ours.target)
     stop.set()
     for writer in writers:
         writer.join()
-    for backup in backups:
-        revision = same_status(tools, backup)["revision"]
-        restored = make("rusd")
-        tools.restore("rusd", backup, restored)
-        restored.start()
-        assert everything(restored, revision) == everything(ours, revision)
-        assert everything(restored).header.revision == revision
-        restored.stop()
+    revision = same_status(tools, backup)["revision"]
+    assert revision < everything(ours).header.revision
+    restored = make("rusd")
+    tools.restore("rusd", backup, restored)
+    restored.start()
+    assert everything(restored, revision) == everything(ours, revision)
+    assert everything(restored).header.revision == revision
 
 
 def everything(member: Member, revision: int = 0) -> rpc.RangeResponse:
