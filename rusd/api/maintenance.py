@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
+from time import monotonic
 from typing import Final
 
 import rusd
@@ -11,6 +12,7 @@ from rusd.api import errors
 from rusd.api.answers import Caller, Headers
 from rusd.api.parsing import parsed
 from rusd.api.slices import run_sliced
+from rusd.histogram import LONG_SECONDS, Histogram, exponential
 from rusd.log import Logger
 from rusd.mvcc.hashing import HashResult, hash_history
 from rusd.mvcc.keyspace import Keyspace
@@ -38,6 +40,7 @@ from rusd.wire.grpc import Code, Status
 from rusd.wire.service import Call, UnaryMethod
 
 _SERVICE: Final = "/etcdserverpb.Maintenance/"
+_HASH_SECONDS: Final = exponential(0.01, 2, 15)
 _STORAGE_VERSION: Final = rusd.ETCD_VERSION.rsplit(".", 1)[0] + ".0"
 
 
@@ -63,6 +66,17 @@ class Maintenance:
         self._transfers: set[asyncio.Task[None]] = set()
         self._keyspace: Keyspace = pipeline.keyspace
         self._defragmentation: asyncio.Future[None] | None = None
+        self.defragmentations = Histogram(LONG_SECONDS)
+        """Seconds that each took."""
+        self.hashes = Histogram(_HASH_SECONDS)
+        """Seconds that hashing took: all of Hash, as there is no other."""
+        self.hashes_at = Histogram(_HASH_SECONDS)
+        """The same of HashKV."""
+
+    @property
+    def defragments(self) -> bool:
+        """Whether a defragmentation is under way."""
+        return self._defragmentation is not None
 
     def methods(self) -> list[UnaryMethod]:
         return [
@@ -109,11 +123,11 @@ class Maintenance:
     def hash(self, calls: list[Call]) -> None:
         """The hash of the latest revision; it is not that of a database file, as in etcd."""
         for connection, stream, _, _ in parsed(calls, HashRequest.FromString):
-            self._hash(connection, stream, 0, lambda result: HashResponse(hash=result.hash))
+            self._hash(connection, stream, 0, _hash_response, self.hashes)
 
     def hash_kv(self, calls: list[Call]) -> None:
         for connection, stream, _, request in parsed(calls, HashKVRequest.FromString):
-            self._hash(connection, stream, request.revision, _hash_kv_response)
+            self._hash(connection, stream, request.revision, _hash_kv_response, self.hashes_at)
 
     def _hash(
         self,
@@ -121,10 +135,13 @@ class Maintenance:
         tag: int,
         revision: int,
         respond: Callable[[HashResult], HashResponse | HashKVResponse],
+        times: Histogram,
     ) -> None:
         """Hashes a slice at a time, once nothing is left to sweep."""
+        began = monotonic()
 
         def done(result: HashResult) -> None:
+            times.observe(monotonic() - began)
             caller.reply(tag, self._header() + respond(result).SerializeToString())
 
         self._compactor.when_swept(
@@ -148,6 +165,7 @@ class Maintenance:
 
         def finish(_: "asyncio.Future[None]") -> None:
             self._defragmentation = None
+            self.defragmentations.observe(loop.time() - began)
             self._log.info(
                 "finished defragmenting directory",
                 **{
@@ -175,6 +193,10 @@ class Maintenance:
         else:
             # etcd sends no header here.
             caller.reply(tag, MoveLeaderResponse().SerializeToString())
+
+
+def _hash_response(result: HashResult) -> HashResponse:
+    return HashResponse(hash=result.hash)
 
 
 def _hash_kv_response(result: HashResult) -> HashKVResponse:

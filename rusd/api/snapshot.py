@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from rusd.api import errors
 from rusd.backup.schema import SCHEMA_VERSION
 from rusd.backup.source import BackupError, Backups, TooManyBackupsError, size_of
+from rusd.histogram import Histogram, exponential
 from rusd.log import Logger
 from rusd.pb.rpc_pb2 import SnapshotRequest, SnapshotResponse
 from rusd.wire.grpc import Code, Status
@@ -32,6 +33,8 @@ class Snapshot:
     def __init__(self, backups: Backups, log: Logger) -> None:
         self.backups, self.log = backups, log
         self.streams: set[SnapshotStream] = set()
+        self.durations = Histogram(exponential(0.01, 2, 17))
+        """Seconds that backups took, as far as they were complete."""
 
     def methods(self) -> list[StreamMethod]:
         return [StreamMethod("/etcdserverpb.Maintenance/Snapshot", self._open)]
@@ -90,6 +93,7 @@ class SnapshotStream:
                 fields = {"total-bytes": size, "storage-version": SCHEMA_VERSION}
                 log.info("sending database snapshot to client", **fields)
                 await self._send(file, size)
+                self._service.durations.observe(loop.time() - began)
                 log.info("sent database snapshot to client", **fields, took=loop.time() - began)
             self._stream.finish()
         except TooManyBackupsError:

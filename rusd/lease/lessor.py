@@ -16,6 +16,9 @@ from math import ceil
 from struct import Struct
 from typing import Final, NamedTuple
 
+from rusd.histogram import Histogram, exponential
+
+_TTLS: Final = exponential(1, 2, 24)
 _ROW: Final = Struct(">qqQ")
 _EXPIRY: Final = Struct(">qQ")
 MAX_TTL: Final = 9_000_000_000
@@ -87,6 +90,10 @@ class Lessor:
         self._queue: list[tuple[float, int]] = []
         """Heap of (not before, lease): a renewal moves a lease's expiry without moving its row.
         Only the row that `Lease.queued` names counts."""
+        self.ttls = Histogram(_TTLS)
+        """Seconds of the leases that were granted."""
+        self.renewed = self.revoked = self.expiries = 0
+        """Leases that were; those that ran out are revoked too."""
 
     def __contains__(self, lease: int) -> bool:
         return lease in self._leases
@@ -113,19 +120,23 @@ class Lessor:
         """Adds a lease of `ttl` seconds, at a position of the log. Raises LeaseExistsError."""
         if lease in self._leases:
             raise LeaseExistsError
+        self.ttls.observe(ttl)
         self._add(lease, ttl, ttl, position)
 
     def revoke(self, lease: int) -> list[bytes]:
         """Removes a lease. Returns the keys that hung on it, sorted. Raises NoSuchLeaseError."""
         keys = sorted(self.get(lease).keys)
         del self._leases[lease]
+        self.revoked += 1
         return keys
 
     def expire(self, expiry: Expiry) -> list[bytes]:
         """Removes a lease that has run out, as `revoke` does. Raises NoSuchLeaseError."""
         if self.get(expiry.lease).granted != expiry.granted:
             raise NoSuchLeaseError
-        return self.revoke(expiry.lease)
+        keys = self.revoke(expiry.lease)
+        self.expiries += 1
+        return keys
 
     def checkpoint(self, lease: int, remaining: int) -> None:
         """Notes how many seconds a lease has left; 0 stands for all. Unknown leases are skipped."""
@@ -189,6 +200,7 @@ class Lessor:
             raise NoSuchLeaseError
         # Never earlier than it was: after `extend`, it may be later than a renewal makes it.
         found.expires = max(found.expires, now + found.ttl)
+        self.renewed += 1
         return found
 
     def left(self, lease: Lease) -> float:

@@ -28,6 +28,7 @@ def sweep(keyspace: Keyspace, most: int = SLICE) -> Iterator[None]:
     last = REVISION.pack(goal, 0)
     while True:
         events = list(islice(rows(tables.events, row, end), most))
+        keyspace.counters.swept += len(events)
         batch = new_batch()
         for revision, value in events:
             replaced = value[:12]

@@ -113,6 +113,8 @@ class Counters:
     deletes: int = 0
     ranges: int = 0
     txns: int = 0
+    swept: int = 0
+    """Events that compaction has looked at."""
 
 
 class Keyspace:

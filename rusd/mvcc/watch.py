@@ -65,6 +65,8 @@ class Piece(NamedTuple):
     """All selected events up to this one are in this piece or an earlier one."""
     events: bytes
     """As the `events` fields of a WatchResponse."""
+    number: int
+    """How many they are."""
 
 
 @dataclass(slots=True, eq=False)
@@ -126,10 +128,10 @@ class Batch:
                 parts += (b"\x5a", varint(len(event)), event)
                 size += len(event)
             if size > _PIECE_BYTES:
-                pieces.append(Piece(revision, b"".join(parts)))
+                pieces.append(Piece(revision, b"".join(parts), len(parts) // 3))
                 parts, size = [], 0
         if parts:
-            pieces.append(Piece(self.last, b"".join(parts)))
+            pieces.append(Piece(self.last, b"".join(parts), len(parts) // 3))
         return pieces
 
 
@@ -153,6 +155,8 @@ class Watchers:
         self._keyspace = keyspace
         self._loop = asyncio.get_running_loop()
         self._count = 0
+        self.delivered = 0
+        """Events, each as often as it was delivered."""
         self._groups: dict[tuple[bytes, bytes | None], _Group] = {}
         self._by_key: dict[bytes, _Group] = {}
         """Groups of a single key; the others are found through segments."""
@@ -168,6 +172,11 @@ class Watchers:
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def lagging(self) -> int:
+        """Watchers that have not seen all there is."""
+        return sum(map(len, self._lagging.values()))
 
     def lags(self, sink: Sink) -> bool:
         """Whether a watcher of the sink has not seen all there is."""
@@ -248,6 +257,7 @@ class Watchers:
     def _deliver_live(
         self, batch: Batch, selection: Selection, pieces: list[Piece], watchers: list[Watcher]
     ) -> None:
+        delivered = 0
         for watcher in watchers:
             if watcher.next > batch.first:
                 wanted = batch.pieces(selection, watcher.next, self)
@@ -260,8 +270,10 @@ class Watchers:
                     self._lag(watcher)
                     break
                 watcher.sink.deliver(watcher, piece)
+                delivered += piece.number
                 watcher.next = piece.revision + 1
                 watcher.active = True
+        self.delivered += delivered
 
     def _touched(self, batch: Batch) -> dict[_Group, None]:
         """The groups that some change of a batch is in."""
@@ -369,6 +381,7 @@ class Watchers:
                 if watcher.sink.congested:
                     return False
                 watcher.sink.deliver(watcher, piece)
+                self.delivered += piece.number
                 watcher.next = piece.revision + 1
                 watcher.active = True
             watcher.next = batch.last + 1

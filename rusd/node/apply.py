@@ -6,10 +6,12 @@ has the same state. No clock and no randomness decides anything here.
 
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 from typing import Any, Final
 
 from rusd.auth.errors import AuthError
 from rusd.auth.store import AuthStore, Identity
+from rusd.histogram import DISK_SECONDS, Histogram
 from rusd.lease.lessor import Expiry, LeaseError, Lessor
 from rusd.mvcc import guarded, txn
 from rusd.mvcc.errors import CompactedError, FutureRevisionError, KeyspaceError
@@ -66,6 +68,8 @@ class Applier:
         store = AuthStore.load(keyspace.tables.state)
         self.authority = Authority(store, keyspace)
         self.rights = Rights(store, lessor)
+        self.commits = Histogram(DISK_SECONDS)
+        """Seconds that handing an entry's changes to the tables took."""
         self.caller: Identity | None = None
         """Who asks for the requests that follow, as the entry says; None is nobody."""
         self.on_compact: Callable[[], None] = lambda: None
@@ -127,7 +131,9 @@ class Applier:
     def finish(self, term: int, position: int) -> None:
         """Notes that the entry is applied, and hands everything to the tables."""
         self.keyspace.applied = Applied(term, position)
+        began = monotonic()
         self.keyspace.write()
+        self.commits.observe(monotonic() - began)
         self.caller = None
 
     def _identity(self, identity: Identity | None) -> Result:

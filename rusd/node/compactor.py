@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from time import monotonic, time
 
+from rusd.histogram import Histogram, exponential
 from rusd.log import Logger
 from rusd.mvcc.compaction import SLICE, sweep
 from rusd.mvcc.keyspace import Keyspace
@@ -29,6 +31,12 @@ class Compactor:
         self._sweep: Iterator[None] | None = None
         self._waiting: list[Callable[[], None]] = []
         self._began = 0.0
+        self.finished_at = 0.0
+        """When the last compaction was done, in seconds since the epoch; 0 for never."""
+        self.durations = Histogram(exponential(100, 2, 14))
+        """Milliseconds that compactions took, pauses and all."""
+        self.slices = Histogram(exponential(1, 2, 13))
+        """Milliseconds that a slice held the loop."""
 
     def start(self) -> None:
         """Begins to sweep, unless it does already or there is nothing to do."""
@@ -54,13 +62,17 @@ class Compactor:
     def _step(self, under_way: Iterator[None]) -> None:
         if under_way is not self._sweep:
             return
+        began = monotonic()
         try:
             finished = next(under_way, self) is self
         except Exception as error:
             self._on_failure(error)
             return
+        self.slices.observe(1000 * (monotonic() - began))
         if finished:
             self._sweep = None
+            self.finished_at = time()
+            self.durations.observe(1000 * (self._loop.time() - self._began))
             self._log.info(
                 "finished scheduled compaction",
                 **{

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Final, Protocol, cast
 
 from rusd.log import Logger
+from rusd.node.peer_traffic import Traffic
 from rusd.node.peer_wire import (
     HEAD_BYTES,
     MAX_HELLO_BYTES,
@@ -103,6 +105,8 @@ class Local:
     secure: Secure | None = None
     """For https peer URLs."""
     connections: set[Connection] = field(default_factory=set)
+    traffic: defaultdict[int, Traffic] = field(default_factory=lambda: defaultdict(Traffic))
+    """By member."""
 
     def hello(self, purpose: int, to: int) -> Hello:
         """What this member says when it dials `to`."""
@@ -125,6 +129,10 @@ class Connection(asyncio.Protocol):
         """The other side's address, for logs."""
         self.gone = asyncio.Event()
         """Set at the end, just before its owner is told."""
+        self.traffic = Traffic()
+        """Where its bytes are counted."""
+        self.pinged: float | None = None
+        """When the ping was sent that is not answered yet (monotonic seconds)."""
 
         # Sending.
         self._waiting: deque[bytes] = deque()
@@ -144,10 +152,12 @@ class Connection(asyncio.Protocol):
 
     # --- ownership ---------------------------------------------------------------------------
 
-    def adopt(self, owner: Owner, bulk: bool = False, pings: bool = False) -> None:
-        """The hello is over: `owner` gets what follows."""
+    def adopt(self, owner: Owner, bulk: bool = False, pings: bool = False, member: int = 0) -> None:
+        """The hello is over: `owner` gets what follows. `member` is who is there, if one is."""
         limits = self._local.limits
         self._owner = owner
+        if member:
+            self.traffic = self._local.traffic[member]
         self.pings = pings
         self.deadline = None
         self._reader.limit = limits.max_frame_bytes if bulk else limits.max_control_frame_bytes
@@ -230,6 +240,7 @@ class Connection(asyncio.Protocol):
                 data = waiting.popleft()
                 self._waiting_bytes -= len(data)
             self._written += len(data)
+            self.traffic.sent += len(data)
             transport.write(data)
 
     def pause_writing(self) -> None:
@@ -266,6 +277,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes came."""
         self._heard = self._loop.time()
+        self.traffic.received += len(data)
         self._reader.feed(data)
         self._hand_over()
 
@@ -351,8 +363,16 @@ class Connection(asyncio.Protocol):
         elif now - self._moved > limits.write_timeout:
             self.abort(f"nothing could be written for {limits.write_timeout:g}s")
         elif self.pings and not unsent:
+            if self.pinged is None:
+                self.pinged = monotonic()
             self.put(PING)
             self.flush()
+
+    def ponged(self) -> None:
+        """A ping was answered."""
+        if self.pinged is not None:
+            self.traffic.round_trips.observe(monotonic() - self.pinged)
+            self.pinged = None
 
 
 def remote_name(transport: asyncio.BaseTransport) -> str:

@@ -199,7 +199,7 @@ class Acceptor:
             return
         before = self._lanes.get((member, purpose))
         lane = self._lanes[member, purpose] = _Inbound(self, connection, member, purpose)
-        connection.adopt(lane, bulk=purpose == Purpose.BULK)
+        connection.adopt(lane, bulk=purpose == Purpose.BULK, member=member)
         if before is not None:
             before.connection.abort("replaced by a newer connection")
         if purpose == Purpose.CONTROL:

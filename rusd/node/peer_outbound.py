@@ -136,6 +136,8 @@ class Peer:
         if lane is self.control:
             self._fail_calls(reason)
         self.local.unreachable(self.member)
+        if self._status[0] is _Status.ACTIVE:
+            self.local.traffic[self.member].losses += 1
         if self._becomes(_Status.UNREACHABLE):
             self.local.log.warn(
                 "lost connection with remote peer", peer_id=f"{self.member:x}", error=reason
@@ -227,7 +229,7 @@ class Lane:
         lost = self._lost = self._loop.create_future()
         self.connection = connection
         self.since = since = self._loop.time()
-        connection.adopt(self, bulk=self._purpose == Purpose.BULK, pings=True)
+        connection.adopt(self, bulk=self._purpose == Purpose.BULK, pings=True, member=peer.member)
         connection.resume()
         if self.connection is not None:
             peer.lane_up()
@@ -236,12 +238,14 @@ class Lane:
 
     # --- owner -------------------------------------------------------------------------------
 
-    def frames(self, _connection: Connection, frames: Frames) -> None:
+    def frames(self, connection: Connection, frames: Frames) -> None:
         """What comes back."""
         for kind, payload in frames:
             if kind == FrameKind.ANSWER and self._purpose == Purpose.CONTROL:
                 self._peer.answered(payload)
-            elif kind != FrameKind.PONG:
+            elif kind == FrameKind.PONG:
+                connection.ponged()
+            else:
                 raise PeerProtocolError(f"unexpected frame of kind {kind}")
 
     def lost(self, connection: Connection, reason: str) -> None:

@@ -16,6 +16,7 @@ from rusd.node.peer_connection import Connection, Local, PeerLimits, Secure
 from rusd.node.peer_dial import dial
 from rusd.node.peer_inbound import Acceptor, Handler, PeerCallError, StreamHandler
 from rusd.node.peer_outbound import Peer, PeerUnreachableError
+from rusd.node.peer_traffic import Traffic
 from rusd.node.peer_wire import (
     BULK_KINDS,
     Call,
@@ -122,6 +123,8 @@ class Peers:
             if peer is None:
                 self._peers[member] = Peer(self._local, member, urls)
         self._visitors = stay.difference(members)
+        for member in removed:
+            self._local.traffic.pop(member, None)
         self._acceptor.update(frozenset(members), frozenset(removed))
 
     def advertise(self, peer_urls: Sequence[str]) -> None:
@@ -138,6 +141,7 @@ class Peers:
             bulk = message.kind in BULK_KINDS
             connection = (peer.bulk if bulk else peer.control).connection
             if connection is None or not connection.put(*encode_message(message)):
+                self._local.traffic[message.to].dropped += 1
                 self._report_unreachable(message.to)
             else:
                 touched[connection] = None
@@ -180,6 +184,17 @@ class Peers:
         if peer is None:
             raise PeerUnreachableError(f"member {member:x} is not known")
         return await peer.open(purpose)
+
+    @property
+    def traffic(self) -> dict[int, Traffic]:
+        """What passed between this member and each of the others that it knows."""
+        return {member: self._local.traffic[member] for member in self._peers}
+
+    def unsent(self, member: int) -> int:
+        """Bytes that wait to be sent to a member."""
+        peer = self._peers[member]
+        connections = (peer.control.connection, peer.bulk.connection)
+        return sum(connection.unsent for connection in connections if connection is not None)
 
     def active_since(self, member: int) -> float | None:
         """Loop time since when messages pass both ways; None when they do not."""
@@ -226,6 +241,7 @@ class Peers:
     def _left(self, member: int) -> None:
         if member in self._visitors:
             self._visitors.discard(member)
+            self._local.traffic.pop(member, None)
             self._close(self._peers.pop(member), "the connection of this visitor was lost")
 
     def _report_unreachable(self, member: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from rusd.auth.store import Identity
 from rusd.duration import format_duration
+from rusd.histogram import SIZES, Histogram, exponential
 from rusd.log import Logger
 from rusd.mvcc.keyspace import Keyspace
 from rusd.mvcc.txn import Plan
@@ -115,6 +116,14 @@ class Pipeline:
         """Called after every entry, when its changes are in the tables and callers answered."""
         self.appended_bytes = 0
         """Of all entries that were applied since the start."""
+        self.batches = Histogram(SIZES)
+        """Requests in the entries that this member proposed."""
+        self.applying = Histogram(_APPLYING)
+        """Seconds of applying one of them."""
+        self.slow_applies = 0
+        """Of them, those that took longer than the limit."""
+        self.failures = 0
+        """Requests that timed out, were given up, or did not find room."""
         self.connected: Callable[[float], bool] = lambda _: True
         """Whether this member has reached its leader, and a leader its quorum, since a moment."""
         self.reaches: Callable[[int], bool] = lambda _: True
@@ -147,6 +156,17 @@ class Pipeline:
         """Index of the last entry in the log."""
         return self.replica.raw.last_index
 
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many requests wait for a batch, and their bytes."""
+        return len(self._waiting), self._waiting_bytes
+
+    @property
+    def under_way(self) -> tuple[int, int]:
+        """How many batches are on their way, and their requests."""
+        batches = self._pending.values()
+        return len(batches), sum(len(batch.requests) for batch in batches)
+
     # In.
 
     def propose(self, kind: int, message: bytes, request: Any, caller: Any, tag: int) -> bool:
@@ -172,6 +192,7 @@ class Pipeline:
         return True
 
     def _refuse(self, caller: Any, tag: int, error: Exception) -> bool:
+        self.failures += 1
         if caller is not None:
             self.answers.failed(caller, tag, error)
         return False
@@ -295,6 +316,7 @@ class Pipeline:
             self._oldest = oldest
             return
         self._sent = now
+        self.batches.observe(len(batch))
         replica.run()
 
     def _split(self) -> list[Request]:
@@ -337,6 +359,8 @@ class Pipeline:
                 failed(caller, tag, refusal)
         self._follow_up()
         limits, started = self.limits, batch.started
+        self.applying.observe(applied - begun)
+        self.slow_applies += applied - begun > limits.slow_apply
         if applied - begun > limits.slow_apply or applied - started > limits.slow_request:
             self._log_slow(batch.requests, begun - started, applied - begun)
 
@@ -453,6 +477,7 @@ class Pipeline:
             error = LeaderLostError()
         elif not self.connected(started):
             error = ConnectionLostError()
+        self.failures += len(requests)
         for _, _, _, caller, tag in requests:
             if caller is not None:
                 self.answers.failed(caller, tag, error)
@@ -479,6 +504,7 @@ class _Change:
         replica.run()
 
 
+_APPLYING: Final = exponential(0.0001, 2, 16)
 _LOOK: Final = 0.25
 """Seconds between two looks for what waits for too long, or has to be tried again."""
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from rusd.histogram import SIZES, Histogram
 from rusd.node.pipeline import StoppedError
 from rusd.node.replica import Replica
 from rusd.raft.message import ReadState
@@ -48,12 +49,24 @@ class Reads:
         self._context = random.SystemRandom().getrandbits(96)
         self._unapplied: list[tuple[int, list[tuple[float, Done]]]] = []
         self._scheduled = False
+        self.rounds = Histogram(SIZES)
+        """Reads that shared a round."""
+        self.repeated = 0
+        """How often a round was repeated, since it took long or was lost."""
+        self.failures = 0
+        """Reads that timed out, or were lost with their leader."""
         self.after_answers: Callable[[], None] = lambda: None
         """Called when several reads were let go on."""
         replica.read_index = self._confirmed
         replica.after_apply = self._let_go
         replica.on_leader_change.append(self._leader_changed)
         self._loop.call_later(_RETRY / 2, self._look)
+
+    @property
+    def waiting(self) -> int:
+        """Reads that wait for a round, or for its index to be applied."""
+        unapplied = sum(len(reads) for _, reads in self._unapplied)
+        return len(self._waiting) + len(self._round) + unapplied
 
     def wait(self, done: Done) -> None:
         """Calls `done`, never at once."""
@@ -103,6 +116,7 @@ class Reads:
         self._round, self._waiting = self._waiting, []
         self._asked, self._asked_of = self._loop.time(), (replica.raw.term, replica.leader)
         self._context += 1
+        self.rounds.observe(len(self._round))
         self._repeat()
 
     def _repeat(self) -> None:
@@ -153,11 +167,14 @@ class Reads:
         self._finish(late, TimedOutReadError())
         if self._round and now - self._asked > _RETRY:
             self._asked = now
+            self.repeated += 1
             self._repeat()
         elif not self._round:
             self._ask()
 
     def _finish(self, reads: list[tuple[float, Done]], error: Exception | None) -> None:
+        if error is not None:
+            self.failures += len(reads)
         for _, done in reads:
             try:
                 done(error)

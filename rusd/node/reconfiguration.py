@@ -100,6 +100,8 @@ class Reconfiguration:
         self._strict, self._max_learners = strict, max_learners
         # Raft takes one change at a time; of two that come together it would drop one.
         self._turn = asyncio.Lock()
+        self.promoted = 0
+        """Learners that this member, as leader, has made voters."""
         peers.serve(Method.MEMBERS, self._serve_members, public=True)
         peers.serve(Method.PROMOTE, self._serve_promote)
 
@@ -156,7 +158,9 @@ class Reconfiguration:
             raise LearnerNotReadyError
         if self._strict and not _enough_started([*self._voters(), Member(name="promoted")]):
             raise NotEnoughStartedError
-        return await self._change(Action.PROMOTE, Member(ID=id_))
+        members = await self._change(Action.PROMOTE, Member(ID=id_))
+        self.promoted += 1
+        return members
 
     async def _have_promoted(self, leader: int, id_: int, timeout: float) -> list[Member]:
         try:

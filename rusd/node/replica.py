@@ -12,6 +12,7 @@ from functools import partial
 from time import monotonic
 from typing import Final, Protocol
 
+from rusd.histogram import Histogram, exponential
 from rusd.log import Logger
 from rusd.node.entry import batch_of
 from rusd.node.log_writer import Job, LogWriter
@@ -30,6 +31,8 @@ from rusd.raft.raw_node import RawNode
 from rusd.storage.wal import Wal
 
 _LITTLE: Final = 8 << 10  # some thirty requests
+
+LAG_SECONDS: Final = exponential(0.0005, 2, 13)
 
 _NEWS: Final = 0.001
 """Seconds until a member that nobody waits at hears of a commitment, at the latest."""
@@ -83,6 +86,12 @@ class Replica:
         """Called when this member, as leader, has applied all that was acknowledged before."""
         self.on_conf_change: list[Callable[[], None]] = []
         """Called when a configuration was applied, or came with a snapshot."""
+        self.leader_changes = 0
+        """How often a leader, the first too, became known."""
+        self.late_heartbeats = 0
+        """How often this member, as leader, was late by a heartbeat with its heartbeats."""
+        self.lag = Histogram(LAG_SECONDS)
+        """Seconds by which the loop was late with a tick."""
         self.leader_since = -float("inf")
         """When the present leader became known, on the loop's clock."""
         self._led_term = 0
@@ -203,6 +212,9 @@ class Replica:
 
     def _tick(self) -> None:
         now = self.loop.time()
+        lag = now - self._next_tick
+        self.lag.observe(max(0.0, lag))
+        self.late_heartbeats += lag > self._tick_seconds and self.is_leader
         # A process that was stopped for long, or a busy loop, does not make up for lost ticks: the
         # others' messages may be waiting to be read.
         self._next_tick = max(self._next_tick + self._tick_seconds, now + self._tick_seconds / 2)
@@ -431,6 +443,7 @@ class Replica:
         self._seen = (raw.term, raw.leader, raw.role)
         if raw.leader not in (NOBODY, leader) or (raw.leader and raw.term != term):
             self.leader_since = self.loop.time()
+        self.leader_changes += raw.leader not in (NOBODY, leader)
         if (raw.term, raw.leader) != (term, leader):
             self.log.info(
                 "raft leader changed" if raw.leader else "raft has no leader",

@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from rusd.mvcc.keyspace import applied_in
 from rusd.node.apply import Applier
 from rusd.node.membership import Membership
 from rusd.node.peer_outbound import PeerUnreachableError
+from rusd.node.peer_traffic import Transfers
 from rusd.node.peer_wire import PeerProtocolError
 from rusd.node.snapshot_channel import Channel
 from rusd.node.snapshot_wire import (
@@ -122,6 +124,9 @@ class Snapshots:
         self._staging: Staging | None = None
         self._receiving: tuple[int, asyncio.Task[Any]] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self.sent: defaultdict[int, Transfers] = defaultdict(Transfers)
+        """By member."""
+        self.received: defaultdict[int, Transfers] = defaultdict(Transfers)
         self._stopped = False
         for path in remove_leftovers(self._member):
             log.info("removed what was left over of a snapshot", path=str(path))
@@ -175,6 +180,8 @@ class Snapshots:
 
     async def _send(self, message: Message) -> None:
         done = False
+        counted, began = self.sent[message.to], self._loop.time()
+        counted.under_way += 1
         try:
             async with self._slots:
                 done = await self._send_checkpoint(message)
@@ -183,7 +190,12 @@ class Snapshots:
                 "failed to send a snapshot",
                 **{"remote-peer-id": f"{message.to:x}", "error": str(error)},
             )
+            counted.failed += 1
         finally:
+            counted.under_way -= 1
+            if done:
+                counted.succeeded += 1
+                counted.seconds.observe(self._loop.time() - began)
             sending = self._sending.get(message.to)
             if sending is not None and sending.message is message:
                 del self._sending[message.to]
@@ -315,15 +327,22 @@ class Snapshots:
         self, member: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Takes a snapshot on a connection that a member has made for it."""
+        counted, began = self.received[member], self._loop.time()
+        counted.under_way += 1
         try:
             await self._receive(member, reader, writer)
+            counted.succeeded += 1
+            counted.seconds.observe(self._loop.time() - began)
         except (*_CUT_OFF, SnapshotError) as error:
             self._log.warn(
                 "failed to receive a snapshot",
                 **{"remote-peer-id": f"{member:x}", "error": str(error)},
             )
+            counted.failed += 1
             if not writer.is_closing():
                 writer.write(frame(SnapshotFrame.REFUSED, str(error).encode()))
+        finally:
+            counted.under_way -= 1
 
     async def _receive(
         self, member: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

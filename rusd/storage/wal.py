@@ -26,8 +26,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Final, NamedTuple, Protocol
 
+from rusd.histogram import DISK_SECONDS, Histogram
 from rusd.storage.folders import make_directory, sync_directory
 
 SEGMENT_BYTES: Final = 64 << 20
@@ -132,6 +134,10 @@ class Wal:
         self.last_index = 0
         self.snapshot = Mark()
         """The snapshot that was noted last, installed or not."""
+        self.syncs = Histogram(DISK_SECONDS)
+        """Seconds that writing and syncing a frame took."""
+        self.written = 0
+        """Bytes of frames, since it was opened."""
         self._failed = False
         self._segments = [
             _Segment(int(path.stem.split("-")[0]), path, int(path.stem.split("-")[1]), 0)
@@ -220,11 +226,14 @@ class Wal:
             # A segment's name is its lowest index: what replaces entries before it goes elsewhere.
             if self._offset + len(frame) > SEGMENT_BYTES or first < self._segments[-1].first:
                 self._roll(first)
+            began = monotonic()
             self._put(self._fd, frame, self._offset)
+            self.syncs.observe(monotonic() - began)
         except OSError:
             self._failed = True
             raise
         self._offset += len(frame)
+        self.written += len(frame)
         if self._last:
             self.first_index = self.first_index or self._lowest
             self.last_index = self._segments[-1].last = self._last
@@ -276,6 +285,11 @@ class Wal:
         while number < len(self._segments) - 1 and self._segments[number].last < index:
             number += 1
         self._drop(number)
+
+    @property
+    def segments(self) -> int:
+        """How many files the log has."""
+        return len(self._segments)
 
     def close(self) -> None:
         if self._fd >= 0:
