@@ -42,9 +42,12 @@ from rusd.config import Config, Url
 from rusd.gateway.front import Front
 from rusd.lease.lessor import Lessor
 from rusd.log import Logger, log_loop_exceptions, open_logger, standard_logger
+from rusd.metrics.calls import CallMetrics, check_families
+from rusd.metrics.disk import disk_families
 from rusd.metrics.exposition import Exposition
 from rusd.metrics.keyspace import keyspace_families
 from rusd.metrics.member import member_families
+from rusd.metrics.peers import peer_families
 from rusd.metrics.process import process_families
 from rusd.mvcc.watch import Watchers
 from rusd.node.apply import Applier
@@ -86,6 +89,7 @@ from rusd.wire.http import HttpHandler
 from rusd.wire.limits import Limits
 from rusd.wire.loopback import Loopback
 from rusd.wire.server import Protocols, Secure, Server
+from rusd.wire.timing import Timer
 
 if TYPE_CHECKING:
     from rusd.tls.dialing import Dialing
@@ -254,15 +258,19 @@ async def _serve(config: Config, log: Logger) -> int:
         *health.methods(),
     ]
     reflection = Reflection(method.path for method in methods)
+    checks = Checks(pipeline, reads)
     exposition = Exposition(
         [
-            *member_families(pipeline, config.quota_backend_bytes),
-            *keyspace_families(keyspace, watchers),
+            *member_families(pipeline, reads, reconfiguration, config.quota_backend_bytes),
+            *keyspace_families(applier, watchers, watch, lessor, compactor, maintenance),
+            *disk_families(wal, engine, applier, maintenance, snapshot),
+            *peer_families(peers, snapshots, membership.local_id),
+            *check_families(checks),
         ],
         process_families(),
         lambda error: log.error("metrics could not be gathered", error=error),
     )
-    monitored = {**Checks(pipeline, reads).routes(), "/metrics": exposition.handle}
+    monitored = {**checks.routes(), "/metrics": exposition.handle}
     others = Http({**monitored, "/version": get_only(version)})
     server = Server(
         gate.guard([*methods, *reflection.methods()]),
@@ -270,6 +278,10 @@ async def _serve(config: Config, log: Logger) -> int:
         _limits(config),
         standard_logger(log, "rusd.wire"),
     )
+    if config.metrics == "extensive":
+        server.turn.timer = Timer()
+    paths = [method.path for method in methods]
+    exposition.families += CallMetrics(server, paths, server.turn.timer).families()
     gate.bind(server.turn)
     locks.attendants.bind(server.loopback)
     elections.attendants.bind(server.loopback)

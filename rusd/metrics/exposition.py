@@ -34,7 +34,9 @@ class Exposition:
         """`outside` are read on the thread. `log` is told of a defect that kept a scrape from its
         answer.
         """
-        self._families, self._outside, self._log = families, outside, log
+        self.families = list(families)
+        """Those that are read on the loop."""
+        self._outside, self._log = outside, log
         self._waiting: list[HttpExchange] = []
         self._busy = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="metrics")
@@ -71,7 +73,7 @@ class Exposition:
 
         made: asyncio.Future[bytes]
         try:
-            readings = [(family, _still(family.read())) for family in self._families]
+            readings = [(family, _still(family.read())) for family in self.families]
         except Exception as error:
             made = loop.create_future()
             made.set_exception(error)

@@ -1,75 +1,176 @@
 """The member in its cluster: who leads, how far the log is, what waits."""
 
+from typing import Final
+
 import rusd
-from rusd.metrics.family import Family, gauge
+from rusd.metrics.family import Family, counter, gauge, histogram
 from rusd.node.pipeline import Pipeline
 from rusd.node.quota import DEFAULT
+from rusd.node.reads import Reads
+from rusd.node.reconfiguration import Reconfiguration
 
-_CLUSTER_VERSION = rusd.ETCD_VERSION.rsplit(".", 1)[0]
+_CLUSTER_VERSION: Final = rusd.ETCD_VERSION.rsplit(".", 1)[0]
 
 
-def member_families(pipeline: Pipeline, quota: int) -> list[Family]:
+def member_families(
+    pipeline: Pipeline, reads: Reads, reconfiguration: Reconfiguration, quota: int
+) -> list[Family]:
     """`quota` is --quota-backend-bytes."""
     replica, membership = pipeline.replica, pipeline.applier.membership
-    raw, store = replica.raw, pipeline.applier.rights.store
     return [
-        gauge(
-            "etcd_cluster_version",
-            "Which version is running. 1 for 'cluster_version' label with current cluster version",
-            lambda: {(_CLUSTER_VERSION,): 1},
-            ("cluster_version",),
-        ),
-        gauge(
-            "etcd_server_version",
-            "Which version is running. 1 for 'server_version' label with current version.",
-            lambda: {(rusd.ETCD_VERSION,): 1},
-            ("server_version",),
-        ),
-        gauge(
-            "rusd_version",
-            "Which version of rusd is running. 1 for 'version' label with current version.",
-            lambda: {(rusd.__version__,): 1},
-            ("version",),
-        ),
-        gauge(
-            "etcd_server_id",
-            "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.",
-            lambda: {(f"{replica.id:x}",): 1},
-            ("server_id",),
-        ),
+        *_identity(pipeline),
         gauge(
             "etcd_server_has_leader",
-            "Whether or not a leader exists. 1 is existence, 0 is not.",
+            "Whether a leader is known: 1, or 0.",
             lambda: bool(replica.leader),
         ),
         gauge(
             "etcd_server_is_leader",
-            "Whether or not this member is a leader. 1 if is, 0 otherwise.",
+            "Whether this member leads: 1, or 0.",
             lambda: replica.is_leader,
         ),
         gauge(
             "etcd_server_is_learner",
-            "Whether or not this member is a learner. 1 if is, 0 otherwise.",
+            "Whether this member is a learner: 1, or 0.",
             lambda: membership.is_learner,
         ),
+        counter(
+            "etcd_server_leader_changes_seen_total",
+            "How often a leader became known that was not the one before.",
+            lambda: replica.leader_changes,
+        ),
+        counter(
+            "etcd_server_learner_promote_successes",
+            "Learners that became voters through this member.",
+            lambda: reconfiguration.promoted,
+        ),
+        counter(
+            "etcd_server_heartbeat_send_failures_total",
+            "Heartbeats that this member, as leader, sent late by a heartbeat or more.",
+            lambda: replica.late_heartbeats,
+        ),
+        gauge(
+            "etcd_server_quota_backend_bytes",
+            "The quota for the size of the data; the default of it where it has none.",
+            lambda: quota or DEFAULT,
+        ),
+        *_proposals(pipeline),
+        *_reads(reads),
+        histogram(
+            "rusd_event_loop_lag_seconds",
+            "By how much the event loop was late with a heartbeat's tick.",
+            lambda: replica.lag,
+        ),
+    ]
+
+
+def _identity(pipeline: Pipeline) -> list[Family]:
+    replica = pipeline.replica
+    return [
+        gauge(
+            "etcd_server_id",
+            "The member's id in hexadecimal, as a label.",
+            lambda: {(f"{replica.id:x}",): 1},
+            ("server_id",),
+        ),
+        gauge(
+            "etcd_server_version",
+            "The version of etcd whose API is served, as a label.",
+            lambda: {(rusd.ETCD_VERSION,): 1},
+            ("server_version",),
+        ),
+        gauge(
+            "etcd_cluster_version",
+            "The cluster's version of etcd, as a label.",
+            lambda: {(_CLUSTER_VERSION,): 1},
+            ("cluster_version",),
+        ),
+        gauge(
+            "rusd_version",
+            "The version of rusd, as a label.",
+            lambda: {(rusd.__version__,): 1},
+            ("version",),
+        ),
+    ]
+
+
+def _proposals(pipeline: Pipeline) -> list[Family]:
+    replica, raw = pipeline.replica, pipeline.replica.raw
+    return [
         gauge(
             "etcd_server_proposals_committed_total",
-            "The total number of consensus proposals committed.",
+            "Index of the last entry that is committed.",
             lambda: raw.commit,
         ),
         gauge(
             "etcd_server_proposals_applied_total",
-            "The total number of consensus proposals applied.",
+            "Index of the last entry that is applied.",
             lambda: replica.applied,
         ),
         gauge(
-            "etcd_server_quota_backend_bytes",
-            "Current backend storage quota size in bytes.",
-            lambda: quota or DEFAULT,
+            "etcd_server_proposals_pending",
+            "Requests of this member's clients that are not applied yet.",
+            lambda: pipeline.waiting[0] + pipeline.under_way[1],
+        ),
+        counter(
+            "etcd_server_proposals_failed_total",
+            "Requests that timed out, found no room, or were given up as the member stopped.",
+            lambda: pipeline.failures,
+        ),
+        counter(
+            "etcd_server_slow_apply_total",
+            "Entries that took longer to apply than --warning-apply-duration.",
+            lambda: pipeline.slow_applies,
+        ),
+        histogram(
+            "rusd_apply_duration_seconds",
+            "Time to apply an entry of this member's own requests.",
+            lambda: pipeline.applying,
+        ),
+        histogram(
+            "rusd_batch_requests",
+            "Requests that shared an entry, of those that this member proposed.",
+            lambda: pipeline.batches,
         ),
         gauge(
-            "etcd_debugging_auth_revision",
-            "The current revision of auth store.",
-            lambda: store.revision,
+            "rusd_waiting_requests",
+            "Requests that wait for their entry.",
+            lambda: pipeline.waiting[0],
         ),
+        gauge(
+            "rusd_waiting_request_bytes",
+            "Bytes of the requests that wait for their entry.",
+            lambda: pipeline.waiting[1],
+        ),
+        gauge(
+            "rusd_batches_under_way",
+            "Entries that were proposed here and are not applied yet.",
+            lambda: pipeline.under_way[0],
+        ),
+        counter(
+            "rusd_applied_entry_bytes_total",
+            "Bytes of the entries that were applied.",
+            lambda: pipeline.appended_bytes,
+        ),
+    ]
+
+
+def _reads(reads: Reads) -> list[Family]:
+    return [
+        counter(
+            "etcd_server_slow_read_indexes_total",
+            "Rounds of linearizable reads that had to be asked for again.",
+            lambda: reads.repeated,
+        ),
+        counter(
+            "etcd_server_read_indexes_failed_total",
+            "Linearizable reads that failed, for want of a leader or of time.",
+            lambda: reads.failures,
+        ),
+        histogram(
+            "rusd_read_round_requests",
+            "Linearizable reads that shared a round of the leader with its quorum.",
+            lambda: reads.rounds,
+        ),
+        gauge("rusd_waiting_reads", "Reads that wait for a round.", lambda: reads.waiting),
     ]

@@ -652,6 +652,8 @@ class Connection(asyncio.Protocol):
         if not plain:
             stream.begun = True
             self._turn.tally.started[opening.head.path] += 1
+            if self._turn.timer is not None:
+                stream.began = monotonic()
         if opening.head.timeout is not None:
             self._expect(stream_id, opening.head.timeout)
         try:
@@ -961,6 +963,8 @@ class Connection(asyncio.Protocol):
         if stream.begun:
             received, sent = (0, 0) if stream.batch is not None else (stream.received, stream.sent)
             self._turn.tally.ended(stream.head.path, stream.code, received, sent)
+            if stream.began and self._turn.timer is not None:
+                self._turn.timer.seconds[stream.head.path].observe(monotonic() - stream.began)
         del self._streams[stream.id]
         self._deadlines.pop(stream.id, None)
         self._congested.pop(stream, None)

@@ -115,6 +115,18 @@ class Server:
         """Those that speak HTTP/2."""
         return [each for each in self._connections if isinstance(each, Connection)]
 
+    @property
+    def bytes_received(self) -> int:
+        """In DATA, of all connections until now."""
+        here = sum(connection.bytes_received for connection in self.connections)
+        return self.turn.tally.bytes_received + here
+
+    @property
+    def bytes_sent(self) -> int:
+        """In DATA, of all connections until now."""
+        here = sum(connection.bytes_sent for connection in self.connections)
+        return self.turn.tally.bytes_sent + here
+
     def counts(self) -> Counts:
         """The calls until now, those that wait for this turn to end too."""
         return self.turn.tally.counts(self.connections, self.turn.batches)

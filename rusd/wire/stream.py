@@ -22,6 +22,7 @@ class Stream:
 
     __slots__ = (
         "batch",
+        "began",
         "begun",
         "body_bytes",
         "closed",
@@ -79,6 +80,8 @@ class Stream:
         """The message of a unary call that has not ended yet."""
         self.begun = False
         """The call counts: who answers it has it."""
+        self.began = 0.0
+        """When a streaming call was opened, in monotonic seconds, if that matters."""
         self.code: int = Code.CANCELLED
         """How the call ends, as far as is known."""
         self.received = self.sent = 0

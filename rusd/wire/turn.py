@@ -14,6 +14,7 @@ from typing import Protocol
 from rusd.wire.grpc import Code, Status
 from rusd.wire.service import Call, UnaryMethod
 from rusd.wire.tally import Tally
+from rusd.wire.timing import Timer
 
 
 class Flushable(Protocol):
@@ -37,9 +38,8 @@ class Turn:
         """Where finished calls go, by path. The same lists for life."""
         self.tally = Tally()
         self._counted = {method.path: method.path.encode() for method in methods}
-        self.timer: Callable[[bytes, list[Call]], list[Call]] | None = None
-        """Takes a method's path and its calls, and returns the calls for those who answer them.
-        None measures no times."""
+        self.timer: Timer | None = None
+        """Measures what calls take; None does not."""
         self.gate: Callable[[str, list[Call]], list[Call]] | None = None
         """Takes a method's path and its calls, and returns those that may pass; the others it
         answers. None lets everything pass."""
@@ -92,7 +92,7 @@ class Turn:
         tally.batches[path] += 1
         try:
             if self.timer is not None:
-                calls = self.timer(path, calls)
+                calls = self.timer.time(path, calls)
             if self.gate is not None and not (calls := self.gate(method.path, calls)):
                 return
             method.handle(calls)
