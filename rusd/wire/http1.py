@@ -1,7 +1,7 @@
 """HTTP/1.1 on the same port, for health checks, metrics and the JSON gateway (RFC 9112).
 
-`httptools` (Node's llhttp, strict) parses; here are the limits, the order of answers and their
-framing. What could be read in two ways (two lengths, a length and a transfer coding, bare line
+`httptools` (Node's llhttp, strict) parses, in `http1_reader`; here are the order of answers and
+their framing. What could be read in two ways (two lengths, a length and a transfer coding, bare line
 feeds, space around a field name) is answered 400, and the connection ends there.
 """
 
@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from http import HTTPStatus
 from time import gmtime, monotonic, strftime
-from typing import Final, NamedTuple, Protocol, cast
-from urllib.parse import unquote, urlsplit
-
-import httptools
+from typing import Final, Protocol, cast
 
 from rusd.wire.http import HeaderFields, HttpHandler, HttpListener, HttpRequest, HttpResponse
+from rusd.wire.http1_reader import Arrived, Bad, RequestReader
 from rusd.wire.limits import Limits
 
 
@@ -31,151 +28,10 @@ class Registry(Protocol):
         """It is gone."""
 
 
-class _Bad(Exception):  # noqa: N818 - it carries an answer
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.response = HttpResponse(status, reason.encode() + b"\n")
-
-
-class _Arrived(NamedTuple):
-    request: HttpRequest
-    minor: str
-    """Of the version: "0" or "1"."""
-    keep_alive: bool
-
-
-class RequestReader:
-    """Bytes to requests, held to the limits. Its `on_` methods are for httptools."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self.requests: deque[_Arrived] = deque()
-        """What is complete."""
-        self.received = 0
-        """Bytes since the last complete request."""
-        self.between = True
-        """No request is in progress."""
-        self.wants_continue = False
-        """The client waits for a word before it sends the body."""
-        self._parser = httptools.HttpRequestParser(self)
-        self._target = b""
-        self._start()
-
-    def _start(self) -> None:
-        self._last_target, self._target = self._target, b""
-        self._headers: dict[str, str] = {}
-        self._head_bytes = self._body_bytes = 0
-        self._in_head = True
-        self._body: list[bytes] = []
-
-    def feed(self, data: bytes) -> None:
-        """Takes the next bytes; raises _Bad where no request can be read any more."""
-        self.received += len(data)
-        self._parse(data)
-        if self._in_head and self.received > self._limits.max_http1_head_bytes:
-            raise _Bad(431, "request head too large")
-
-    def _parse(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._parse(self._without_upgrade() + data[upgrade.args[0] :])
-        except httptools.HttpParserCallbackError as error:
-            if isinstance(error.__context__, _Bad):
-                raise error.__context__ from None
-            raise
-        except httptools.HttpParserError as error:
-            raise _Bad(400, f"malformed request: {error}") from None
-
-    def _without_upgrade(self) -> bytes:
-        """The head of the last request again, without its wish for another protocol.
-
-        To ignore the wish is allowed (RFC 9110 section 7.8), but llhttp stops before the body.
-        """
-        self._parser = httptools.HttpRequestParser(self)
-        request, target = self.requests.pop().request, self._last_target
-        fields = [
-            f"{name}: {value}" for name, value in request.headers.items() if name != "upgrade"
-        ]
-        head = "\r\n".join(["", *fields, "", ""]).encode("latin-1")
-        return b"%b %b HTTP/1.1%b" % (request.method.encode(), target, head)
-
-    def on_message_begin(self) -> None:
-        self.between = False
-
-    def on_url(self, target: bytes) -> None:
-        self._target += target
-        self._count_head(len(target))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1").strip(" \t")
-        headers = self._headers
-        if key in headers and key in ("content-length", "host", "transfer-encoding"):
-            raise _Bad(400, f"repeated {key}")
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
-        self._count_head(len(name) + len(value) + 4)
-
-    def _count_head(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > self._limits.max_http1_head_bytes:
-            raise _Bad(431, "request head too large")
-
-    def on_headers_complete(self) -> None:
-        if not self._in_head:
-            return  # of a chunked body's trailers
-        self._in_head = False
-        headers, version = self._headers, self._parser.get_http_version()
-        if version not in ("1.0", "1.1"):
-            raise _Bad(400, "malformed request line")
-        coding = headers.get("transfer-encoding")
-        # llhttp refuses a coding beside a length.
-        if coding is not None and coding.lower() != "chunked":
-            ends_well = coding.lower().rpartition(",")[2].strip() == "chunked"
-            raise _Bad(501 if ends_well else 400, "unsupported transfer coding")
-        if coding is not None and version == "1.0":
-            raise _Bad(400, "transfer coding in HTTP/1.0")
-        if version == "1.1" and "host" not in headers:
-            raise _Bad(400, "missing host")
-        if int(headers.get("content-length", "0")) > self._limits.max_http1_body_bytes:
-            raise _Bad(413, "body too large")
-        self.wants_continue = headers.get("expect", "").lower() == "100-continue"
-
-    def on_body(self, data: bytes) -> None:
-        self._body_bytes += len(data)
-        if self._body_bytes > self._limits.max_http1_body_bytes:
-            raise _Bad(413, "body too large")
-        self._body.append(data)
-
-    def on_message_complete(self) -> None:
-        parser = self._parser
-        path, query = _split(self._target)
-        body = b"".join(self._body)
-        request = HttpRequest(parser.get_method().decode(), path, query, self._headers, body)
-        self.requests.append(
-            _Arrived(request, parser.get_http_version()[-1], parser.should_keep_alive())
-        )
-        self.received = 0
-        self.between = True
-        self.wants_continue = False
-        self._start()
-
-
-def _split(target: bytes) -> tuple[str, str]:
-    """Path and query of a request target (RFC 9112 section 3.2)."""
-    text = target.decode("ascii")
-    if not text.startswith("/") and text != "*":
-        parts = urlsplit(text)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise _Bad(400, "malformed request target")
-        return unquote(parts.path or "/"), parts.query
-    path, _, query = text.partition("?")
-    return unquote(path), query
-
-
 class Http1Exchange:
     """The answering half of one HTTP/1.1 request."""
 
-    def __init__(self, connection: Http1Connection, arrived: _Arrived) -> None:
+    def __init__(self, connection: Http1Connection, arrived: Arrived) -> None:
         self.headers: list[tuple[str, str]] = []
         self.listener: HttpListener | None = None
         self.secure = connection.secure
@@ -283,7 +139,7 @@ class Http1Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._unread = b""
         self._reader = RequestReader(limits)
-        self._bad: _Bad | None = None
+        self._bad: Bad | None = None
         self._exchange: Http1Exchange | None = None
         self._since = monotonic()
         self._served = 0
@@ -373,7 +229,7 @@ class Http1Connection(asyncio.Protocol):
             data, self._unread = self._unread[: self.FEED_BYTES], self._unread[self.FEED_BYTES :]
             try:
                 reader.feed(data)
-            except _Bad as bad:
+            except Bad as bad:
                 self._bad = bad
             if reader.wants_continue and not reader.requests and self._bad is None:
                 reader.wants_continue = False
@@ -382,7 +238,7 @@ class Http1Connection(asyncio.Protocol):
             return False
         return True
 
-    def _start(self, arrived: _Arrived) -> None:
+    def _start(self, arrived: Arrived) -> None:
         exchange = self._exchange = Http1Exchange(self, arrived)
         try:
             self._handle(arrived.request, exchange)
@@ -393,9 +249,9 @@ class Http1Connection(asyncio.Protocol):
             else:
                 exchange.respond(HttpResponse(500, b"internal error\n"))
 
-    def _refuse(self, bad: _Bad) -> None:
+    def _refuse(self, bad: Bad) -> None:
         self._unread = b""
-        exchange = Http1Exchange(self, _Arrived(HttpRequest("", ""), "1", False))
+        exchange = Http1Exchange(self, Arrived(HttpRequest("", ""), "1", False))
         self._exchange = exchange
         exchange.respond(bad.response)
         self._linger()

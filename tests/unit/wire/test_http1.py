@@ -159,6 +159,15 @@ def test_a_chunked_body_is_put_together(raw: socket.socket) -> None:
     )
 
 
+def test_a_trailer_is_no_header(raw: socket.socket) -> None:
+    request = CHUNKED + b"Connection: close\r\n\r\n0\r\nHost: evil\r\nExpect: 100-continue\r\n\r\n"
+    answer = exchange(raw, request)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    too_many = CHUNKED + b"\r\n0\r\n" + b"A: b\r\n" * 3000
+    with dial(raw.getpeername()[1]) as other:
+        assert exchange(other, too_many).startswith(b"HTTP/1.1 431 ")
+
+
 def test_another_coding_is_http_501(raw: socket.socket) -> None:
     request = POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"
     assert exchange(raw, request).startswith(b"HTTP/1.1 501 ")
