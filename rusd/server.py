@@ -1,6 +1,7 @@
 """The composition root: opens what the rooms need and connects them."""
 
 import asyncio
+import faulthandler
 import fcntl
 import gc
 import math
@@ -107,6 +108,8 @@ def run(config: Config) -> int:
     """Runs a member until SIGTERM or SIGINT. Returns the process's exit code, for a signal its
     number, negative, as subprocess does.
     """
+    # Where the process is when native code crashes, for the report.
+    faulthandler.enable()
     log = open_logger(config)
     try:
         return uvloop.run(_serve(config, log))
