@@ -87,6 +87,8 @@ class Gateway:
         if isinstance(read, Status):
             respond(exchange, read)
             return
+        if exchange.answered:
+            return  # the client has gone while its request was read
         longest = max(map(len, read), default=0)
         if longest > self._max_message_bytes:
             text = f"grpc: received message larger than max ({longest} vs. "

@@ -55,6 +55,10 @@ class HttpExchange(Protocol):
     """The request came over TLS."""
 
     @property
+    def answered(self) -> bool:
+        """The answer is complete, or the client is gone."""
+
+    @property
     def congested(self) -> bool:
         """The client reads more slowly than it is written to: wait for `writable`."""
 

@@ -1,8 +1,8 @@
 """HTTP/1.1 on the same port, for health checks, metrics and the JSON gateway (RFC 9112).
 
 `httptools` (Node's llhttp, strict) parses, in `http1_reader`; here are the order of answers and
-their framing. What could be read in two ways (two lengths, a length and a transfer coding, bare line
-feeds, space around a field name) is answered 400, and the connection ends there.
+their framing. What could be read in two ways (two lengths, a length and a transfer coding, bare
+line feeds, space around a field name) is answered 400, and the connection ends there.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ class Http1Exchange:
         self._connection: Http1Connection | None = connection
         self._head_only = arrived.request.method == "HEAD"
         self._chunked = arrived.minor == "1"
+
+    @property
+    def answered(self) -> bool:
+        """It is answered, or nobody is there."""
+        return self._connection is None
 
     @property
     def congested(self) -> bool:

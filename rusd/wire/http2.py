@@ -51,6 +51,11 @@ class _Exchange:
     # From who answers.
 
     @property
+    def answered(self) -> bool:
+        """It is answered, or nobody is there."""
+        return self._stream.closed
+
+    @property
     def congested(self) -> bool:
         """The stream's backlog is over its high-water mark."""
         return not self._stream.closed and self._stream.congested

@@ -14,7 +14,7 @@ class Exchange:
     def __init__(self, secure: bool) -> None:
         self.headers: list[tuple[str, str]] = []
         self.listener: HttpListener | None = None
-        self.secure, self.congested = secure, False
+        self.secure, self.congested, self.answered = secure, False, False
         self.response = HttpResponse(0)
 
     def respond(self, response: HttpResponse) -> None:

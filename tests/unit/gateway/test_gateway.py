@@ -29,7 +29,7 @@ class Exchange:
     def __init__(self) -> None:
         self.headers: list[tuple[str, str]] = []
         self.listener: HttpListener | None = None
-        self.secure = self.congested = False
+        self.secure = self.congested = self.answered = False
         self.response: HttpResponse | None = None
         self.begun: tuple[int, HeaderFields] | None = None
         self.written = b""
@@ -37,6 +37,7 @@ class Exchange:
 
     def respond(self, response: HttpResponse) -> None:
         self.response = response
+        self.answered = True
         self.done.set()
 
     def begin(self, status: int, headers: HeaderFields) -> None:
@@ -206,6 +207,20 @@ async def test_who_leaves_ends_the_call(services: Services) -> None:
     assert waiting.listener is not None
     waiting.listener.closed()
     assert services.events == [b"", "half_closed", "closed"]
+
+
+@in_loop
+async def test_who_leaves_while_the_request_is_read_has_made_no_call(services: Services) -> None:
+    body = '{"create_request":{"key":"' + "A" * 400_000 + '"}}'
+    gone = services.ask("/v3/watch", body)
+    assert gone.listener is None
+    gone.answered = True
+    other = services.ask("/v3/watch", body)
+    async with asyncio.timeout(SECONDS):
+        while not services.streams:
+            await asyncio.sleep(0.001)
+    assert other.listener is not None
+    assert len(services.streams) == 1
 
 
 @in_loop

@@ -312,6 +312,7 @@ def test_an_answer_in_parts_is_chunked() -> None:
         exchange = slow.open.get(timeout=DEADLINE)
         exchange.headers.append(("X-More", "yes"))
         running.run(lambda: exchange.begin(201, [("Content-Type", "a/b")]))
+        assert not running.run(lambda: exchange.answered)
         head = head_of(raw)
         assert head.startswith(b"HTTP/1.1 201 Created\r\nX-More: yes\r\nContent-Type: a/b\r\n")
         assert b"Transfer-Encoding: chunked\r\n" in head
@@ -348,6 +349,7 @@ def test_who_leaves_is_heard_of(begun: bool) -> None:
             if begun:
                 running.run(lambda: exchange.begin(200, []))
         assert slow.events.get(timeout=DEADLINE) == "closed"
+        assert running.run(lambda: exchange.answered)
         running.run(lambda: exchange.respond(HttpResponse(200)))
         running.run(exchange.end)
         assert slow.open.empty()

@@ -160,6 +160,7 @@ def test_who_leaves_is_heard_of(client: RawClient, running: Serving, site: Site)
     client.send(frames.rst_stream(stream, ErrorCode.CANCEL))
     client.sync()
     assert site.events == ["closed"]
+    assert running.run(lambda: exchange.answered)
     running.run(lambda: exchange.write(b"nobody listens"))
     running.run(exchange.end)
 
