@@ -60,8 +60,5 @@ def check_http2(names: Sequence[str]) -> None:
 
 def openssl_names(names: Sequence[str]) -> str:
     """The suites of TLS 1.2 among `names`, or those that there are by default, for OpenSSL."""
-    return (
-        _DEFAULT
-        if _OF_TLS_1_3.issuperset(names)
-        else ":".join(dict.fromkeys(_OPENSSL[name] for name in names if name in _OPENSSL))
-    )
+    chosen = [_OPENSSL[name] for name in names if name in _OPENSSL]
+    return ":".join(dict.fromkeys(chosen)) or _DEFAULT

@@ -36,6 +36,8 @@ class Dialing:
             error = await end
             if error is not None:
                 raise ConnectionError(f"{host}:{port}: {reason_of(error)}")
+            if transport.is_closing():
+                raise ConnectionResetError(f"{host}:{port}: closed by the other side")
             self._admission.check_names(transport.ssl)
         except BaseException:
             raw.abort()

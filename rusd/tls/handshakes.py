@@ -97,7 +97,8 @@ class Handshakes:
         timer = self._pending.pop(transport, None)
         if timer is not None:
             timer.cancel()
-            transport.open(factory())
+            if not transport.is_closing():
+                transport.open(factory())
 
     def _reject(self, transport: TlsTransport, reason: str) -> None:
         timer = self._pending.pop(transport, None)

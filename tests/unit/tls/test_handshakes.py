@@ -487,6 +487,82 @@ def test_only_who_proves_to_be_the_host_is_dialed(run: Loop, site: Site, lines: 
     run(test())
 
 
+def test_who_is_dialed_must_have_an_allowed_name_too(run: Loop, site: Site, lines: Lines) -> None:
+    async def test() -> None:
+        skip = "--peer-skip-client-san-verification"
+        async with listening(site.peers(skip), lines) as listener:
+            for name, good in (("server", True), ("other", False)):
+                settings = site.peers(skip, f"--peer-cert-allowed-cn={name}")
+                client = Collect()
+                connecting = dialing(settings, lines).connect("localhost", listener.port, client)
+                if good:
+                    await connecting
+                    client.transport.close()
+                else:
+                    with pytest.raises(OSError, match="certificate authentication failed"):
+                        await connecting
+
+    run(test())
+
+
+def test_who_waits_to_be_admitted_is_not_read_from(run: Loop, site: Site, lines: Lines) -> None:
+    async def test() -> None:
+        context = server_context(site.clients())
+        shaken: asyncio.Future[TlsTransport] = asyncio.get_running_loop().create_future()
+        server = await asyncio.get_running_loop().create_server(
+            lambda: TlsTransport(context, lambda _: None, lambda made, _: shaken.set_result(made)),
+            "127.0.0.1",
+            0,
+        )
+        port = server.sockets[0].getsockname()[1]
+        client = Collect()
+        settings = site.peers("--peer-skip-client-san-verification")
+        await dialing(settings, lines).connect("localhost", port, client)
+        accepted = await shaken
+        client.transport.write(bytes(32 << 20))
+        waiting = -1
+        while waiting != (waiting := client.transport.get_write_buffer_size()):
+            await asyncio.sleep(0.2)  # the kernel's buffers fill
+        assert waiting > 16 << 20
+        admitted = Collect()
+        accepted.open(admitted)
+        await until(lambda: len(admitted.received) == 32 << 20)
+        client.transport.close()
+        server.close()
+
+    run(test())
+
+
+def test_nothing_is_made_for_who_is_gone_before_the_address_is_checked(
+    run: Loop, site: Site, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        checking, left = asyncio.Event(), asyncio.Event()
+
+        async def check_address(_: Admission, __: ssl.SSLObject, ___: str) -> None:
+            checking.set()
+            await left.wait()
+
+        monkeypatch.setattr(Admission, "check_address", check_address)
+        settings = site.peers()
+        async with listening(settings, lines) as listener:
+            client = Collect()
+            await dialing(settings, lines).connect("localhost", listener.port, client)
+            await checking.wait()
+            pending = listener.handshakes._pending
+            next(iter(pending)).abort()  # as after a reset
+            await client.lost.wait()
+            left.set()
+            await until(lambda: not pending)
+            assert not listener.accepted
+            other = Collect()
+            await dialing(settings, lines).connect("localhost", listener.port, other)
+            await until(lambda: len(listener.accepted) == 1)
+            other.transport.close()
+
+    run(test())
+
+
 def test_a_plain_port_that_is_dialed_is_said_to_be_one(run: Loop, site: Site, lines: Lines) -> None:
     async def test() -> None:
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
