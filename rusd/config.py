@@ -396,7 +396,9 @@ class Config:
     bcrypt_cost: int = _flag(AUTH, UINT, "10", "cost of a password's hash")
     auth_token_ttl: int = _flag(AUTH, UINT, "300", "seconds that a simple token lives unused")
 
-    enable_pprof: bool = _flag(MONITORING, BOOL, "false", "no meaning: no Go runtime", True)
+    enable_pprof: bool = _flag(
+        MONITORING, BOOL, "false", "profiles and stacks on the client URLs, under /debug/pprof/"
+    )
     metrics: str = _flag(
         MONITORING, _choice("basic", "extensive"), "basic", "how much to measure of each call"
     )

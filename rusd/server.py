@@ -93,6 +93,7 @@ from rusd.wire.server import Protocols, Secure, Server
 from rusd.wire.timing import Timer
 
 if TYPE_CHECKING:
+    from rusd.profiling.pages import Pages
     from rusd.tls.dialing import Dialing
     from rusd.tls.handshakes import Handshakes
 
@@ -274,7 +275,9 @@ async def _serve(config: Config, log: Logger) -> int:
         lambda error: log.error("metrics could not be gathered", error=error),
     )
     monitored = {**checks.routes(), "/metrics": exposition.handle}
-    others = Http({**monitored, "/version": get_only(version)})
+    pages = _pages(config)
+    profiling = pages.routes() if pages is not None else {}
+    others = Http({**monitored, **profiling, "/version": get_only(version)})
     server = Server(
         gate.guard([*methods, *reflection.methods()]),
         _front(config, others.handle, lambda: server.loopback).handle,
@@ -323,6 +326,8 @@ async def _serve(config: Config, log: Logger) -> int:
         # Who waits for a leader would wait in vain.
         replica.on_leader_change.append(lambda: _give_up(pipeline, reads))
         _give_up(pipeline, reads)
+    if pages is not None:
+        pages.stop()
     health.stop()
     locks.attendants.stop()
     elections.attendants.stop()
@@ -369,6 +374,15 @@ def _front(config: Config, others: HttpHandler, calls: Callable[[], Loopback]) -
     return Front(
         config.host_whitelist, config.cors, gateway if config.enable_grpc_gateway else None, others
     )
+
+
+def _pages(config: Config) -> "Pages | None":
+    """Profiles and stacks over HTTP, where they are asked for."""
+    if not config.enable_pprof:
+        return None
+    from rusd.profiling.pages import Pages
+
+    return Pages()
 
 
 def _client_urls(config: Config) -> list[tuple[Url, Protocols]]:

@@ -1,0 +1,1 @@
+"""What --enable-pprof shows of the process: profiles, stacks and memory. Knows wire/ alone."""
