@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from rusd.auth.store import AuthStore
 from rusd.auth.tokens import DEFAULT_TTL, NoTokens, SimpleTokens, Tokens
+from rusd.config import ConfigError
 
 
-class TokenOptionsError(Exception):
-    """`--auth-token` cannot be had; the text is the one line to show."""
+class TokenOptionsError(ConfigError):
+    """`--auth-token` cannot be had."""
 
 
 class Provider(NamedTuple):

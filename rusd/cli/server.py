@@ -89,7 +89,11 @@ def _serve(ctx: click.Context) -> None:
             from rusd.tls.settings import check  # without TLS it is not needed
 
             check(config)
-        from rusd.server import run  # after the checks, so that help and refusals are quick
+        # After the checks, so that help and refusals are quick.
+        from rusd.auth.provider import provider
+
+        provider(config.auth_token, config.auth_token_ttl)
+        from rusd.server import run
         from rusd.signals import end
 
         code = end(run(config))
