@@ -7,7 +7,6 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from cluster.tls.authority import LOCAL, Authority
 
-
 _NAME = "rusd lab CA"
 
 
