@@ -7,8 +7,8 @@ is on.
 from collections.abc import Generator, Iterable
 from typing import Final, Protocol
 
-from rusd.auth.errors import PermissionDeniedError, UserEmptyError
-from rusd.auth.store import Access, AuthStore, Identity
+from rusd.auth.errors import AuthOldRevisionError, PermissionDeniedError, UserEmptyError
+from rusd.auth.store import ROOT, Access, AuthStore, Identity
 from rusd.lease.lessor import Lease, Lessor
 from rusd.mvcc.guarded import GuardedPut
 from rusd.mvcc.txn import DELETE_RANGE, PUT, RANGE, TXN, Operation, Plan
@@ -83,11 +83,18 @@ class Rights:
         if isinstance(plan, tuple):
             self._guarded_put(identity, plan)
             return
+        if not (plan.compares or plan.success or plan.failure):
+            self._current(identity)
         for compare in plan.compares:
             self.range(identity, compare)
         for branch in (plan.success, plan.failure):
             for operation in branch:
                 self._operation(identity, operation)
+
+    def _current(self, identity: Identity | None) -> None:
+        """What needs no right is everybody's, but for who is of an earlier revision: as in etcd."""
+        if identity is not None and identity.revision < self.store.revision:
+            raise AuthOldRevisionError
 
     def _operation(self, identity: Identity | None, operation: Operation) -> None:
         kind, request = operation
@@ -121,7 +128,7 @@ class Rights:
         that does not exist is for others to tell.
         """
         self.user(identity)
-        if lease in self._lessor:
+        if lease in self._lessor and not self._is_root(identity):
             self._write_all(identity, self._lessor.get(lease))
 
     def shown(
@@ -131,6 +138,8 @@ class Rights:
         slices.
         """
         self.user(identity)
+        if self._is_root(identity):
+            return
         check, left = self.store.check, _SLICE
         for of_one in keys:
             left -= 1
@@ -140,6 +149,11 @@ class Rights:
                 if left <= 0:
                     left = _SLICE
                     yield
+
+    def _is_root(self, identity: Identity | None) -> bool:
+        """Whether it may do everything with leases, of whatever revision it is: as in etcd."""
+        user = self.store.find(identity.user) if identity is not None else None
+        return user is not None and ROOT in user.roles
 
     def _attach(self, identity: Identity | None, lease: int, key: bytes) -> None:
         """Whether a key that its user may write may be attached to a lease, if there is one."""

@@ -39,9 +39,10 @@ def main() -> int:
     def channels(stack: ExitStack) -> tuple[grpc.Channel, grpc.Channel]:
         """Channels to two new servers, which end with `stack`."""
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        flags = kind.flags(folder)
         return (
-            stack.enter_context(running(etcd, folder / "reference", FAST + kind.flags)).channel(),
-            stack.enter_context(running(subject, folder / "subject", kind.flags)).channel(),
+            stack.enter_context(running(etcd, folder / "reference", FAST + flags)).channel(),
+            stack.enter_context(running(subject, folder / "subject", flags)).channel(),
         )
 
     def difference(steps: Sequence[object]) -> str:

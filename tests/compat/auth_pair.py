@@ -15,10 +15,8 @@ _CODES = {
     "auth: permission denied": "PERMISSION_DENIED",
 }
 BAD_TOKEN = Answer(None, "UNAUTHENTICATED", "etcdserver: invalid auth token")
-_OF_TOKENS = (
-    "etcdserver: user name is empty",
-    "etcdserver: revision of auth store is old",
-)
+OLD_REVISION = Answer(None, "INVALID_ARGUMENT", "etcdserver: revision of auth store is old")
+_OF_TOKENS = ("etcdserver: user name is empty", OLD_REVISION.details)
 
 
 def as_newer(act: Act, answer: Answer) -> Answer:
@@ -38,10 +36,14 @@ class AuthPair:
     """The reference and the subject, and each user's newest token on both."""
 
     def __init__(
-        self, reference: grpc.Channel, subject: grpc.Channel, seconds: float = ANSWER_SECONDS
+        self,
+        reference: grpc.Channel,
+        subject: grpc.Channel,
+        seconds: float = ANSWER_SECONDS,
+        web_tokens: bool = False,
     ) -> None:
         """Take over channels to two new servers; what is awaited may take `seconds`."""
-        self._seconds = seconds
+        self._seconds, self._web_tokens = seconds, web_tokens
         self.revision = 1
         self.compacted = 0
         self.enabled = False
@@ -101,10 +103,11 @@ class AuthPair:
         ]
         # Of both, so that real etcd is equal to itself; the matrix holds rusd to the newer one.
         expected, seen = (as_newer(act, answer()) for answer in waiting)
-        if seen == BAD_TOKEN:
+        if seen in (BAD_TOKEN, OLD_REVISION):
             self._refused.add(act.user)
-            if expected.code == "INVALID_ARGUMENT" and expected.details not in _OF_TOKENS:
-                return  # the request is malformed too: rusd looks at the token first, etcd last
+        malformed = expected.code == "INVALID_ARGUMENT" and expected.details not in _OF_TOKENS
+        if seen == BAD_TOKEN and malformed:
+            return  # rusd looks at the token first, etcd at the request
         _same(expected, seen)
         if expected.response is None:
             return
@@ -113,6 +116,9 @@ class AuthPair:
         match act.request:
             case rpc.CompactionRequest(revision=revision):
                 self.compacted = revision
+            case rpc.AuthUserDeleteRequest(name=name) if self._web_tokens:
+                # To etcd one who is gone is still a user, for calls that any user may make.
+                self._tokens.pop(name, None)
             case rpc.AuthEnableRequest():
                 self.enabled = True
             case rpc.AuthDisableRequest():

@@ -1,8 +1,10 @@
 """Runs of random steps against two servers: one from a seed, and the shrinking of a failed one."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 import grpc
@@ -39,14 +41,21 @@ class Kind:
 
     sides: Callable[[grpc.Channel, grpc.Channel, float], Sides]
     draws: Callable[[int, Any], Callable[[], object]]
-    flags: tuple[str, ...] = ()
+    flags: Callable[[Path], tuple[str, ...]] = lambda _: ()
+    """Given a folder of the run, in which it may write files that they name."""
 
 
+def _web_tokens(folder: Path) -> tuple[str, ...]:
+    secret = folder / "secret"
+    secret.write_text("s" * 40)
+    return (*_CHEAP, "--auth-token", f"jwt,sign-method=HS256,priv-key={secret},ttl=1h")
+
+
+_CHEAP = ("--bcrypt-cost", "4")
 KV = Kind(Pair, lambda seed, pair: Generator(seed, pair).step)
-AUTH = Kind(
-    AuthPair, lambda seed, pair: AuthGenerator(seed, pair).auth_step, ("--bcrypt-cost", "4")
-)
-KINDS = {"kv": KV, "auth": AUTH}
+AUTH = Kind(AuthPair, lambda seed, pair: AuthGenerator(seed, pair).auth_step, lambda _: _CHEAP)
+JWT = replace(AUTH, sides=partial(AuthPair, web_tokens=True), flags=_web_tokens)
+KINDS = {"kv": KV, "auth": AUTH, "jwt": JWT}
 
 
 class RunFailedError(AssertionError):

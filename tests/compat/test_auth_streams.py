@@ -7,11 +7,14 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 
 from rusd.pb import auth_pb2 as auth
+from rusd.pb import kv_pb2 as kv
 from rusd.pb import rpc_pb2 as rpc
 from tests.compat.client import Client, Metadata, WatchStream
 from tests.members import Member, running, rusd_command
@@ -55,9 +58,9 @@ class Site:
     def token(self, user: str) -> Metadata:
         return (("token", self.client.login(user, user)[1]),)
 
-    def do(self, method: str, request: object) -> None:
+    def do(self, method: str, request: Message) -> None:
         """Do as root what must succeed."""
-        answer = self.client.call(method, request, self.root)  # type: ignore[arg-type]
+        answer = self.client.call(method, request, self.root)
         assert answer.code == "OK", (method, answer)
 
     @contextmanager
@@ -206,3 +209,46 @@ def test_nothing_ends_while_auth_is_off(site: Site) -> None:
         site.do("Put", rpc.PutRequest(key=b"k1"))
         assert len(watching.await_events(0, 1)) == 1
         assert len(watching.controls) == 1
+
+
+def test_a_lease_of_a_user_ends_by_itself(site: Site) -> None:
+    """It is the member that takes the keys away then, whoever may write them."""
+    site.enable()
+    ann = site.token("ann")
+    grant = rpc.LeaseGrantRequest(ID=8, TTL=2)
+    assert site.client.call("LeaseGrant", grant, ann).code == "OK"
+    with site.watching(site.root) as watching:
+        put = rpc.PutRequest(key=b"k-leased", lease=8)
+        assert site.client.call("Put", put, ann).code == "OK"
+        events = watching.await_events(0, 2)
+        assert [event.type for event in events] == [kv.Event.PUT, kv.Event.DELETE]
+
+
+def test_a_web_token_of_who_is_no_more_is_nobodys(tmp_path: Path) -> None:
+    """To etcd it is a user's, where any user will do: to grant leases, or to see the members."""
+    secret = tmp_path / "secret"
+    secret.write_text("s" * 40)
+    option = f"jwt,sign-method=HS256,priv-key={secret},ttl=1h"
+    flags = ("--bcrypt-cost", "4", "--auth-token", option)
+    with running(rusd_command(), tmp_path / "member", flags) as member:
+        site = Site(member)
+        site.begin()
+        site.enable()
+        ann = site.token("ann")
+        with site.watching(ann) as watching:
+            _delete_user(site)
+            (ended,) = watching.await_controls(1, 1)
+            assert ended.canceled
+        calls: tuple[tuple[str, Message], ...] = (
+            ("LeaseGrant", rpc.LeaseGrantRequest(TTL=60)),
+            ("MemberList", rpc.MemberListRequest()),
+            ("Alarm", rpc.AlarmRequest()),
+            ("LeaseLeases", rpc.LeaseLeasesRequest()),
+            ("AuthStatus", rpc.AuthStatusRequest()),
+            ("Compact", rpc.CompactionRequest(revision=1)),
+        )
+        for method, request in calls:
+            assert site.client.call(method, request, ann).code == "PERMISSION_DENIED", method
+        old = site.client.call("Range", rpc.RangeRequest(key=b"k"), ann)
+        assert old.details == "etcdserver: revision of auth store is old"
+        site.client.close()
