@@ -53,7 +53,8 @@ soak: $(READY)  ## simulate and break clusters for MINUTES=10 each, then kill (K
 	$(BIN)/python -m tests.cluster --minutes $(MINUTES) --seed $(SEED)
 	PATH="$$(tests/fetch-etcd):$$PATH" $(BIN)/pytest tests/cluster/test_kill.py --kills $(KILLS)
 	PATH="$$(tests/fetch-etcd):$$PATH" $(BIN)/pytest tests/compat/test_kubernetes.py --objects 20000
-	PATH="$$(tests/fetch-etcd):$$PATH" $(BIN)/python -m tests.compat --steps 5000 --runs $(SOAK_RUNS)
+	for kind in kv auth jwt; do PATH="$$(tests/fetch-etcd):$$PATH" \
+		$(BIN)/python -m tests.compat --kind $$kind --steps 5000 --runs $(SOAK_RUNS) || exit 1; done
 
 dist: $(READY)  ## build the wheel and the source distribution into dist/
 	$(BIN)/python -m build --no-isolation
