@@ -1,7 +1,9 @@
 """The pytest plugin, in sessions of pytest of its own."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +97,14 @@ def test_a_failure_shows_what_the_members_said(pytester: pytest.Pytester) -> Non
     result.stdout.fnmatch_lines(
         ["*log of rusd_server default*", "*ready to serve client requests*"]
     )
+
+
+def test_the_readmes_example_runs(pytester: pytest.Pytester) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    examples = re.findall(r"^```python\n(.*?)^```", readme, flags=re.M | re.S)
+    plugins, others = (each for each in examples if "rusd" in each)
+    pytester.makepyfile(test_plugin=plugins, test_others=f"{others}\n    test_it = setUp\n")
+    pytester.run(sys.executable, "-m", "pytest", timeout=100).assert_outcomes(passed=3)
 
 
 def test_two_sessions_at_once_do_not_meet(pytester: pytest.Pytester) -> None:
