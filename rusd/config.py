@@ -431,11 +431,21 @@ class Config:
         LOGGING, SECONDS, "100ms", "applying that takes longer is logged"
     )
 
-    enable_distributed_tracing: bool = _flag(TRACING, BOOL, "false", "no meaning", True)
-    distributed_tracing_address: str = _flag(TRACING, TEXT, "localhost:4317", "no meaning", True)
-    distributed_tracing_service_name: str = _flag(TRACING, TEXT, "etcd", "no meaning", True)
-    distributed_tracing_instance_id: str = _flag(TRACING, TEXT, "", "no meaning", True)
-    distributed_tracing_sampling_rate: int = _flag(TRACING, INT, "0", "no meaning", True)
+    enable_distributed_tracing: bool = _flag(
+        TRACING, BOOL, "false", "send a span for each sampled call (needs rusd[tracing])"
+    )
+    distributed_tracing_address: str = _flag(
+        TRACING, TEXT, "localhost:4317", "the collector, for OTLP over gRPC without TLS"
+    )
+    distributed_tracing_service_name: str = _flag(
+        TRACING, TEXT, "etcd", "service.name of the spans, the same for all members"
+    )
+    distributed_tracing_instance_id: str = _flag(
+        TRACING, TEXT, "", "service.instance.id of the spans, a different one for each member"
+    )
+    distributed_tracing_sampling_rate: int = _flag(
+        TRACING, INT, "0", "calls to sample of a million that have no sampled parent"
+    )
 
     corrupt_check_time: float = _flag(
         TUNING, SECONDS, "0s", "time between comparisons of members' data; 0 for none"
@@ -533,6 +543,7 @@ WITHOUT_EFFECT_YET = frozenset(
     )
 )
 """Accepted, and in `Config.ignored`."""
+_MILLION = 1_000_000
 _TLS_VERSIONS = ("TLS1.2", "TLS1.3")
 _URL_SCHEMES = ("http", "https")  # of http, https, unix and unixs, those that are supported yet
 
@@ -749,6 +760,7 @@ def _check(config: Config) -> None:
         _check_urls(FLAGS["initial-cluster"], member.peer_urls)
     _check_tls(config)
     _check_timing(config)
+    _check_tracing(config)
     _retention(config)
 
 
@@ -813,6 +825,15 @@ def _check_timing(config: Config) -> None:
     if election > 50_000:
         raise ConfigError(
             f"--election-timeout[{election}ms] is too long, and should be set less than 50000ms"
+        )
+
+
+def _check_tracing(config: Config) -> None:
+    rate = config.distributed_tracing_sampling_rate
+    if config.enable_distributed_tracing and not 0 <= rate <= _MILLION:
+        wrong = "positive" if rate < 0 else f"less than {_MILLION}"
+        raise ConfigError(
+            f"--distributed-tracing-sampling-rate: tracing sampling rate must be {wrong}"
         )
 
 

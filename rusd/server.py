@@ -39,7 +39,7 @@ from rusd.api.watch import Watch
 from rusd.auth.passwords import DEFAULT_COST, LEAST_COST, MOST_COST, Passwords
 from rusd.auth.provider import TokenOptionsError, provider
 from rusd.backup.source import Backups
-from rusd.config import Config, Url
+from rusd.config import Config, ConfigError, Url
 from rusd.gateway.front import Front
 from rusd.lease.lessor import Lessor
 from rusd.log import Logger, log_loop_exceptions, open_logger, standard_logger
@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from rusd.profiling.pages import Pages
     from rusd.tls.dialing import Dialing
     from rusd.tls.handshakes import Handshakes
+    from rusd.tracing import Tracing
 
 _GRPC_OVERHEAD = 512 * 1024
 """What a gRPC message may have over --max-request-bytes."""
@@ -132,6 +133,7 @@ async def _serve(config: Config, log: Logger) -> int:
     loop = asyncio.get_running_loop()
     log_loop_exceptions(loop, log)
     _log_start(config, log)
+    tracing = _tracing(config, log)
     stop: asyncio.Future[int] = loop.create_future()
 
     def end(code: int) -> None:
@@ -278,12 +280,15 @@ async def _serve(config: Config, log: Logger) -> int:
     pages = _pages(config)
     profiling = pages.routes() if pages is not None else {}
     others = Http({**monitored, **profiling, "/version": get_only(version)})
+    served = gate.guard([*methods, *reflection.methods()])
     server = Server(
-        gate.guard([*methods, *reflection.methods()]),
+        served if tracing is None else tracing.streams(served),
         _front(config, others.handle, lambda: server.loopback).handle,
         _limits(config),
         standard_logger(log, "rusd.wire"),
     )
+    if tracing is not None:
+        server.turn.tracer = tracing.calls
     if config.metrics == "extensive":
         server.turn.timer = Timer()
     paths = [method.path for method in methods]
@@ -343,6 +348,8 @@ async def _serve(config: Config, log: Logger) -> int:
         await pipeline.stop(_DRAIN_SECONDS)
     await snapshots.stop()
     await peers.stop()
+    if tracing is not None:
+        await loop.run_in_executor(threads, tracing.stop)
     if not failed:
         await loop.run_in_executor(threads, engine.flush)
     threads.shutdown()
@@ -373,6 +380,25 @@ def _front(config: Config, others: HttpHandler, calls: Callable[[], Loopback]) -
 
     return Front(
         config.host_whitelist, config.cors, gateway if config.enable_grpc_gateway else None, others
+    )
+
+
+def _tracing(config: Config, log: Logger) -> "Tracing | None":
+    """Raises ConfigError where tracing is asked for and not installed."""
+    if not config.enable_distributed_tracing:
+        return None
+    try:
+        from rusd.tracing import Tracing
+    except ImportError as error:
+        raise ConfigError(
+            f"--enable-distributed-tracing needs more: pip install 'rusd[tracing]' ({error})"
+        ) from None
+    standard_logger(log, "opentelemetry")
+    return Tracing(
+        config.distributed_tracing_address,
+        config.distributed_tracing_service_name,
+        config.distributed_tracing_instance_id,
+        config.distributed_tracing_sampling_rate,
     )
 
 

@@ -1106,6 +1106,13 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         return transport.get_extra_info("common_name") if transport is not None else None
 
+    @cached_property
+    def local(self) -> tuple[str, int] | None:
+        """Address and port that the client has reached."""
+        transport = self._transport
+        name = transport.get_extra_info("sockname") if transport is not None else None
+        return (name[0], name[1]) if isinstance(name, tuple) else None
+
     @property
     def bytes_received(self) -> int:
         """Of DATA."""

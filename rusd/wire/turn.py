@@ -40,6 +40,9 @@ class Turn:
         self._counted = {method.path: method.path.encode() for method in methods}
         self.timer: Timer | None = None
         """Measures what calls take; None does not."""
+        self.tracer: Callable[[bytes, list[Call]], list[Call]] | None = None
+        """Follows calls: takes a method's path and its calls, and returns them, on connections that
+        tell it of their answers. None does not."""
         self.gate: Callable[[str, list[Call]], list[Call]] | None = None
         """Takes a method's path and its calls, and returns those that may pass; the others it
         answers. None lets everything pass."""
@@ -91,6 +94,8 @@ class Turn:
         tally.started[path] += len(calls)
         tally.batches[path] += 1
         try:
+            if self.tracer is not None:
+                calls = self.tracer(path, calls)
             if self.timer is not None:
                 calls = self.timer.time(path, calls)
             if self.gate is not None and not (calls := self.gate(method.path, calls)):

@@ -209,6 +209,14 @@ _CLIENT = ["--advertise-client-urls=http://localhost:2379"]
         (["--log-outputs="], "--log-outputs must name at least one output"),
         (["--log-outputs=a,,b"], "--log-outputs must name at least one output"),
         (["--enable-log-rotation"], "--log-outputs requires a single file path"),
+        (
+            ["--enable-distributed-tracing", "--distributed-tracing-sampling-rate=-1"],
+            "tracing sampling rate must be positive",
+        ),
+        (
+            ["--enable-distributed-tracing", "--distributed-tracing-sampling-rate=1000001"],
+            "tracing sampling rate must be less than 1000000",
+        ),
         (["--log-outputs=systemd/journal,a"], '"systemd/journal" there can be no other'),
         (["--enable-log-rotation", "--log-outputs=a,b"], "--log-outputs requires a single file"),
         (
