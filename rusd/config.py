@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rusd.duration import LONGEST, parse_duration
+from rusd.feature_gates import MEANINGFUL, parse_feature_gates
 
 
 class ConfigError(Exception):
@@ -195,6 +196,7 @@ LIST = Syntax("list", lambda text: tuple(text.split(",")) if text else (), (str,
 ORIGINS = Syntax("urls|*", _parse_origins, (str, list))
 INITIAL_CLUSTER = Syntax("name=url,...", _parse_initial_cluster)
 ROTATION = Syntax("json", _parse_rotation)
+GATES = Syntax("name=bool,...", parse_feature_gates)
 
 # The table of flags
 
@@ -289,7 +291,9 @@ class Config:
     enable_grpc_gateway: bool = _flag(MEMBER, BOOL, "true", "answer the JSON gateway's paths")
     raft_read_timeout: float = _flag(MEMBER, SECONDS, "5s", "time for reading from another member")
     raft_write_timeout: float = _flag(MEMBER, SECONDS, "5s", "time for writing to another member")
-    feature_gates: str = _flag(MEMBER, TEXT, "", "no meaning: etcd's experiments", True)
+    feature_gates: frozenset[str] = _flag(
+        MEMBER, GATES, "", "InitialCorruptCheck and CompactHashCheck compare members' data"
+    )
 
     initial_advertise_peer_urls: tuple[Url, ...] = _flag(
         CLUSTERING, URLS, "http://localhost:2380", "this member's peer URLs, told to the others"
@@ -535,13 +539,7 @@ NOT_YET = {
     "discovery-endpoints",
     "discovery-srv",
 }
-WITHOUT_EFFECT_YET = frozenset(
-    (
-        "corrupt-check-time",
-        "compact-hash-check-time",
-        "snapshot-catchup-entries",
-    )
-)
+WITHOUT_EFFECT_YET = frozenset(("snapshot-catchup-entries",))
 """Accepted, and in `Config.ignored`."""
 _MILLION = 1_000_000
 _TLS_VERSIONS = ("TLS1.2", "TLS1.3")
@@ -576,6 +574,8 @@ def load(args: Sequence[str], environ: Mapping[str, str]) -> Config:
     fields.setdefault("data_dir", f"{own_name}.etcd")
     urls = fields.get("initial_advertise_peer_urls", DEFAULTS.initial_advertise_peer_urls)
     fields.setdefault("initial_cluster", (InitialMember(own_name, urls),))
+    for gate in sorted(fields.get("feature_gates", DEFAULTS.feature_gates) - MEANINGFUL):
+        notices.append(f"the feature gate {gate} has no meaning here")
     config = Config(**fields, config_file=path, notices=tuple(notices))
     _check(config)
     ignored = (

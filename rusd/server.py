@@ -40,6 +40,7 @@ from rusd.auth.passwords import DEFAULT_COST, LEAST_COST, MOST_COST, Passwords
 from rusd.auth.provider import TokenOptionsError, provider
 from rusd.backup.source import Backups
 from rusd.config import Config, ConfigError, Url
+from rusd.feature_gates import COMPACT_HASH_CHECK, INITIAL_CORRUPT_CHECK
 from rusd.gateway.front import Front
 from rusd.lease.lessor import Lessor
 from rusd.log import Logger, log_loop_exceptions, open_logger, standard_logger
@@ -62,6 +63,7 @@ from rusd.node.bootstrap import (
 )
 from rusd.node.compactor import Compactor
 from rusd.node.connections import Connections
+from rusd.node.corruption import CorruptDataError, Corruption
 from rusd.node.leases import Leases
 from rusd.node.membership import Membership
 from rusd.node.peer_connection import PeerLimits
@@ -119,6 +121,7 @@ def run(config: Config) -> int:
         DamagedLogError,
         DamagedDataError,
         BootstrapError,
+        CorruptDataError,
         TlsError,
         TokenOptionsError,
         OSError,
@@ -239,6 +242,7 @@ async def _serve(config: Config, log: Logger) -> int:
         pipeline, engine, compactor, threads, transfer, headers, config.quota_backend_bytes, log
     )
     snapshot = Snapshot(Backups(engine), log)
+    corruption = Corruption(pipeline, reads, peers, compactor, log)
     reconfiguration = Reconfiguration(
         pipeline, peers, config.strict_reconfig_check, config.max_learners
     )
@@ -309,7 +313,7 @@ async def _serve(config: Config, log: Logger) -> int:
         log.info("serving metrics", address=f"{url.host}:{url.port}")
     _calm_garbage_collector()
     _share_the_interpreter()
-    joined = loop.create_task(_join(config, pipeline, reads))
+    joined = loop.create_task(_join(config, pipeline, reads, corruption))
     await asyncio.wait((joined, stop), return_when=asyncio.FIRST_COMPLETED)
     if joined.done():
         joined.result()
@@ -340,6 +344,7 @@ async def _serve(config: Config, log: Logger) -> int:
     await snapshot.stop()
     lease.stop()
     tls.stop()
+    corruption.stop()
     await server.drain(0 if failed else _DRAIN_SECONDS)
     await monitoring.close()
     exposition.stop()
@@ -461,7 +466,7 @@ def _tls(config: Config, log: Logger) -> _Tls:
     return _Tls(open_clients(config, log), *open_peers(config, log))
 
 
-async def _join(config: Config, pipeline: Pipeline, reads: Reads) -> None:
+async def _join(config: Config, pipeline: Pipeline, reads: Reads, corruption: Corruption) -> None:
     """Returns when this member serves: it has a leader, what was committed, and is known."""
     replica = pipeline.replica
     if replica.raw.conf_state.voters == (replica.id,):
@@ -472,6 +477,12 @@ async def _join(config: Config, pipeline: Pipeline, reads: Reads) -> None:
     urls = [url.text for url in config.advertise_client_urls]
     await publish(pipeline, config.name, urls)
     await reads.barrier()
+    if INITIAL_CORRUPT_CHECK in config.feature_gates:
+        await corruption.check_before_serving()
+    checks_compactions = COMPACT_HASH_CHECK in config.feature_gates
+    corruption.start(
+        config.corrupt_check_time, config.compact_hash_check_time if checks_compactions else 0
+    )
 
 
 def _raft(config: Config, member: int) -> RaftConfig:

@@ -71,6 +71,7 @@ class Method(IntEnum):
     TIME_TO_LIVE = 3
     PROMOTE = 4
     VERSION = 5
+    HASH = 6
 
 
 class Reason(IntEnum):
