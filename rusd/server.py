@@ -85,6 +85,7 @@ from rusd.raft.raw_node import RawNode
 from rusd.signals import stop_on_signals
 from rusd.storage.engine import Engine
 from rusd.storage.folders import make_directory
+from rusd.storage.format import claim
 from rusd.storage.wal import DamagedLogError, Wal
 from rusd.supervisor import READY, STOPPING, tell
 from rusd.tls.errors import TlsError
@@ -155,6 +156,9 @@ async def _serve(config: Config, log: Logger) -> int:
 
     data = Path(config.data_dir)
     lock = _lock(data)
+    older = claim(data)
+    if older is not None:
+        log.info("took over data of an older format", format=older)
     token_provider = provider(config.auth_token, config.auth_token_ttl)
     for notice in token_provider.notices:
         log.warn(notice)
