@@ -37,6 +37,7 @@ from rusd.pb.kv_pb2 import KeyValue
 from rusd.pb.rpc_pb2 import AlarmResponse
 from rusd.storage.engine import Engine
 from rusd.storage.folders import make_directory, sync_directory
+from rusd.storage.format import claim
 from rusd.storage.wal import HardState, Wal
 
 _BATCH_BYTES: Final = 4 << 20
@@ -72,6 +73,7 @@ def restore(
         _must_be_free(log, "wal-dir")
     try:
         make_directory(unfinished, 0o700)
+        claim(unfinished)
         marks = _fill(unfinished / "member", backup, identity, bump, advance)
         _begin_log(log)
         if data.exists():
