@@ -44,6 +44,11 @@ def member_families(
             "Learners that became voters through this member.",
             lambda: reconfiguration.promoted,
         ),
+        gauge(
+            "etcd_server_snapshot_apply_in_progress_total",
+            "Whether a snapshot is being put in place: 1, or 0.",
+            lambda: replica.installing,
+        ),
         counter(
             "etcd_server_heartbeat_send_failures_total",
             "Heartbeats that this member, as leader, sent late by a heartbeat or more.",

@@ -149,6 +149,11 @@ class Replica:
         """Whether the log is being written."""
         return self._writing > 0
 
+    @property
+    def installing(self) -> bool:
+        """Whether a snapshot is being put in place."""
+        return self._installing
+
     # In.
 
     def receive(self, messages: Sequence[Message]) -> None:
