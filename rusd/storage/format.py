@@ -3,11 +3,11 @@
     format 1
     program rusd 0.1.0
 
-The second line names the program that made the directory so. A program opens what has its own number
-or a lower one, and gives it its own before it changes anything else: from then on an older program
-refuses it, whatever was changed. What a lower number lacks is found and added where it is read (as
-`rusd.node.bootstrap` does), so that a crash halfway is no other case. Directories that were made
-before there was a number have none: they count as 0.
+The second line names the program that made the directory so. A program opens what has its own
+number or a lower one, and gives it its own before it changes anything else: from then on an older
+program refuses it, whatever was changed. What a lower number lacks is found and added where it is
+read (as `rusd.node.bootstrap` does), so that a crash halfway is no other case. Directories that
+were made before there was a number have none: they count as 0.
 """
 
 import os
@@ -57,8 +57,9 @@ def _found(data: Path) -> int | None:
         raise OSError(f"{data / _FILE} does not say which format the data directory has")
     number = int(matched[1])
     if number > FORMAT:
+        made_by = matched[2] or "a newer rusd"
         raise OSError(
-            f"the data directory {data} has format {number}, made by {matched[2] or 'a newer rusd'};"
-            f" this is rusd {rusd.__version__}, which reads up to format {FORMAT}"
+            f"the data directory {data} has format {number}, made by {made_by}; "
+            f"this is rusd {rusd.__version__}, which reads up to format {FORMAT}"
         )
     return number

@@ -66,18 +66,19 @@ def test_a_number_that_cannot_be_read_is_not_guessed(tmp_path: Path, text: str) 
     assert (tmp_path / "FORMAT").read_text() == text
 
 
-@pytest.mark.parametrize("lost", ["fsync", "rename"])
+@pytest.mark.parametrize(("where", "lost"), [(os, "fsync"), (Path, "rename")])
 def test_a_crash_leaves_the_old_number_or_the_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: object, lost: str
 ) -> None:
     (tmp_path / "FORMAT").write_text("format 0\nprogram rusd 0\n")
 
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(*((os, "fsync") if lost == "fsync" else (Path, "rename")), crash)
-        claim(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(where, lost, crash)
+        with pytest.raises(KeyboardInterrupt):
+            claim(tmp_path)
     assert claim(tmp_path) == 0
     assert claim(tmp_path) is None
 
@@ -127,7 +128,7 @@ def test_a_newer_programs_data_is_refused_and_left_alone(member: Member) -> None
         member.stop()
         (member.data_dir / "FORMAT").write_text("format 99\nprogram rusd 9.0.0\n")
         before = tree(member.data_dir)
-        with pytest.raises(NotReadyError, match="has format 99, made by rusd 9.0.0"):
+        with pytest.raises(NotReadyError, match="has format 99, made by rusd 9"):
             member.start()
         assert tree(member.data_dir) == before
     finally:
