@@ -16,6 +16,11 @@ _CODES = {
 }
 BAD_TOKEN = Answer(None, "UNAUTHENTICATED", "etcdserver: invalid auth token")
 OLD_REVISION = Answer(None, "INVALID_ARGUMENT", "etcdserver: revision of auth store is old")
+LOGIN_FAILED = Answer(
+    None,
+    "INVALID_ARGUMENT",
+    "etcdserver: authentication failed, invalid user ID or password",
+)
 _OF_TOKENS = ("etcdserver: user name is empty", OLD_REVISION.details)
 
 
@@ -50,6 +55,7 @@ class AuthPair:
         self._clients = (Client(reference), Client(subject))
         self._tokens: dict[str, tuple[str, str]] = {FORGED: ("x.y", "x.y")}
         self._refused: set[str] = set()
+        self._gone: set[str] = set()
 
     def close(self) -> None:
         """Close the channels."""
@@ -74,9 +80,13 @@ class AuthPair:
             case Act():
                 self._act(step)
             case Login(user, password):
-                (expected, first), (seen, second) = (
-                    client.login(user, password) for client in self._clients
-                )
+                reference, subject = self._clients
+                expected, first = reference.login(user, password)
+                seen, second = subject.login(user, password)
+                if user in self._gone and expected.code == "UNKNOWN":
+                    # A user without a password that etcd 3.5 deletes right after it was changed
+                    # is there for logins until the next write: they read what was buffered.
+                    expected = LOGIN_FAILED
                 _same(expected, seen)
                 if first:
                     self._tokens[user] = first, second
@@ -116,9 +126,13 @@ class AuthPair:
         match act.request:
             case rpc.CompactionRequest(revision=revision):
                 self.compacted = revision
-            case rpc.AuthUserDeleteRequest(name=name) if self._web_tokens:
-                # To etcd one who is gone is still a user, for calls that any user may make.
-                self._tokens.pop(name, None)
+            case rpc.AuthUserAddRequest(name=name):
+                self._gone.discard(name)
+            case rpc.AuthUserDeleteRequest(name=name):
+                self._gone.add(name)
+                if self._web_tokens:
+                    # To etcd one who is gone is still a user, for calls that any user may make.
+                    self._tokens.pop(name, None)
             case rpc.AuthEnableRequest():
                 self.enabled = True
             case rpc.AuthDisableRequest():
