@@ -13,6 +13,7 @@ from rusd.backup.schema import SchemaError
 from rusd.pb.auth_pb2 import Role, User
 from rusd.pb.lease_pb2 import Lease
 from rusd.pb.rpc_pb2 import AlarmMember
+from rusd.storage.format import claim
 from tests.unit.asynchronous import asynchronous
 from tests.unit.backup.files import (
     content,
@@ -111,6 +112,7 @@ def test_users_and_roles_and_whether_they_count_are_taken(tmp_path: Path) -> Non
 def test_an_empty_store_is_restored(tmp_path: Path) -> None:
     """A new etcd has revision 1 and nothing else."""
     restored(made(tmp_path / "backup", {}), tmp_path / "data")
+    assert claim(tmp_path / "data") is None, "it has this program's format"
     with serving(tmp_path / "data") as after:
         assert (after.keyspace.revision, after.keyspace.compacted) == (1, -1)
 
