@@ -152,7 +152,7 @@ def state_table(path: Path) -> Iterator[Rdict]:
 def tables_of(path: Path) -> Iterator[Tables]:
     """All tables of a database that nobody writes to: of a checkpoint. Raises OSError."""
     raw = Options(raw_mode=True)
-    families = {name: raw for name in (LATEST, EVENTS, HISTORY)}
+    families = dict.fromkeys((LATEST, EVENTS, HISTORY), raw)
     try:
         db = Rdict(str(path), raw, families, AccessType.read_only())
     except Exception as error:  # rocksdict has no class of its own for it
