@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 import rusd
+from rusd.cli.ctl import check, ctl
 from rusd.cli.healthcheck import healthcheck
 from rusd.cli.snapshot import snapshot
 from rusd.config import FLAGS, Config, ConfigError, load, read_arguments
@@ -104,6 +105,8 @@ def _serve(ctx: click.Context) -> None:
 
 _serve.add_command(healthcheck)
 _serve.add_command(snapshot)
+_serve.add_command(ctl)
+_serve.add_command(check)
 
 
 def main() -> NoReturn:

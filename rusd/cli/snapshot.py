@@ -112,7 +112,7 @@ def save(
             size = download(
                 endpoint,
                 file,
-                lambda size: stack.enter_context(_progress("Saving", size)),
+                lambda size: stack.enter_context(progress("Saving", size)),
                 command_timeout,
             )
         except (DownloadError, DigestError, OSError) as error:
@@ -136,7 +136,7 @@ _write_out = click.option(
 @_write_out
 def status(file: Path, form: str) -> None:
     """Show hash, revision, number of keys and size of a backup."""
-    with _opened(file) as backup, _progress("Reading", backup.size) as advance:
+    with _opened(file) as backup, progress("Reading", backup.size) as advance:
         found = backup.status(advance)
     click.echo(shown(found, form))
 
@@ -149,11 +149,11 @@ def verify(file: Path, skip_hash_check: bool, form: str) -> None:
     """Check every page, checksum and record of a backup."""
     with _opened(file) as backup:
         if not skip_hash_check:
-            with _progress("Checking the checksum", backup.size) as advance:
+            with progress("Checking the checksum", backup.size) as advance:
                 backup.check_digest(advance)
-        with _progress("Checking pages and records", backup.size) as advance:
+        with progress("Checking pages and records", backup.size) as advance:
             backup.verify(advance)
-        with _progress("Reading", backup.size) as advance:
+        with progress("Reading", backup.size) as advance:
             found = backup.status(advance)
     click.echo(shown(found, form))
     click.echo(f"{file} is whole", err=True)
@@ -235,10 +235,10 @@ def restore(
         raise Failed(str(error)) from None
     with _opened(file) as backup:
         if not skip_hash_check:
-            with _progress("Checking the checksum", backup.size) as advance:
+            with progress("Checking the checksum", backup.size) as advance:
                 backup.check_digest(advance)
         data = Path(config.data_dir)
-        with _progress("Restoring", backup.size) as advance:
+        with progress("Restoring", backup.size) as advance:
             try:
                 marks = make(
                     backup,
@@ -274,7 +274,7 @@ def _opened(path: Path) -> "Iterator[Backup]":
 
 
 @contextmanager
-def _progress(label: str, size: int) -> "Iterator[Advance]":
+def progress(label: str, size: int) -> "Iterator[Advance]":
     """A bar on stderr, where a person looks."""
     hidden = not sys.stderr.isatty()
     with progressbar(length=size, label=label, file=sys.stderr, hidden=hidden) as bar:

@@ -1,0 +1,39 @@
+"""`rusd ctl`: what etcdctl does, for people who have Python and no etcdctl.
+
+Commands, flags, ETCDCTL_* variables, output and exit codes are etcdctl 3.5's. What a command needs
+is imported when it runs: the server starts without any of it.
+"""
+
+from rusd.cli.ctl.commands import Group
+
+_ROOMS = {
+    "alarm": "maintenance",
+    "auth": "auth",
+    "compaction": "kv",
+    "completion": "completion",
+    "defrag": "maintenance",
+    "del": "kv:delete",
+    "elect": "locks",
+    "endpoint": "endpoint",
+    "get": "kv",
+    "lease": "lease",
+    "lock": "locks",
+    "make-mirror": "mirror",
+    "member": "member",
+    "move-leader": "maintenance",
+    "put": "kv",
+    "role": "roles",
+    "snapshot": "snapshot",
+    "txn": "txn",
+    "user": "users",
+    "version": "version",
+    "watch": "watch",
+}
+
+check = Group(
+    "check",
+    "See whether a cluster is fast enough.",
+    {"perf": "performance", "datascale": "performance"},
+)
+ctl = Group("ctl", "Do what etcdctl does, with its flags, variables and outputs.", _ROOMS)
+ctl.add_command(check)
