@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
 import grpc
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from rusd.pb import rpc_pb2 as rpc
 from tests.compat.client import Answer, Client
 from tests.conftest import StartMember
-from tests.members import Member, wait_for
+from tests.members import Member, running_cluster, wait_for
 
 SECONDS = 30.0
 CLIENTS = 5
@@ -93,6 +94,34 @@ def test_what_was_taken_is_answered_and_what_was_not_is_not_done(member: Member)
     assert isinstance(found, rpc.RangeResponse)
     made = {pair.key for pair in found.kvs}
     assert made == {key for key, answer in answers.items() if answer.code == "OK"}
+
+
+def test_a_leader_hands_over_and_answers_what_it_took(
+    tmp_path: Path, subject_command: Sequence[str]
+) -> None:
+    """Its clients know of every put, though others end it, and no put that was made is lost."""
+    with running_cluster(subject_command, tmp_path) as cluster:
+        leader = cluster.leader()
+        writers = [Writer(leader, number) for number in range(CLIENTS)]
+        for writer in writers:
+            writer.start()
+        wait_for(lambda: all(len(each.answers) > 100 for each in writers), SECONDS, "load")
+        leader.terminate()
+        assert leader.wait_exit(SECONDS) == -signal.SIGTERM
+        for writer in writers:
+            writer.join()
+        answers = {key: answer for writer in writers for key, answer in writer.answers.items()}
+        print(Counter(str(each) for each in answers.values() if each.code != "OK"))
+        assert {answer.code for answer in answers.values()} == {"OK", "UNAVAILABLE"}
+        client = Client(cluster.leader().channel())
+        everything = rpc.RangeRequest(key=b"\0", range_end=b"\0", keys_only=True)
+        found = client.call("Range", everything).response
+        client.close()
+        assert isinstance(found, rpc.RangeResponse)
+        made = {pair.key for pair in found.kvs}
+        acknowledged = {key for key, answer in answers.items() if answer.code == "OK"}
+        print(len(made - acknowledged), "made without an answer")
+        assert made >= acknowledged
 
 
 def test_streams_end_with_an_error_that_clients_try_again(
