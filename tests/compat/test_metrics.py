@@ -175,8 +175,9 @@ def test_watchers_and_leases_are_counted(member: Member) -> None:
         answers = watching(iter([rpc.WatchRequest(create_request=create)] * 2), timeout=SECONDS)
         assert next(answers).created
         assert next(answers).created
+        puts = [rpc.RequestOp(request_put=rpc.PutRequest(key=key)) for key in (b"w1", b"w2")]
         for _ in range(4):
-            call(channel, "KV/Put", rpc.PutRequest(key=b"w1"))
+            call(channel, "KV/Txn", rpc.TxnRequest(success=puts))
         events = sum(len(next(answers).events) for _ in range(8))
         call(channel, "Lease/LeaseGrant", rpc.LeaseGrantRequest(ID=1, TTL=1000))
         call(channel, "Lease/LeaseGrant", rpc.LeaseGrantRequest(ID=2, TTL=1))
@@ -189,7 +190,7 @@ def test_watchers_and_leases_are_counted(member: Member) -> None:
         during = of(member)
         watch = {"grpc_method": "Watch", "grpc_service": "etcdserverpb.Watch"}
         grown = difference(before, during)
-        assert events == grown("etcd_debugging_mvcc_events_total") == 8
+        assert events == grown("etcd_debugging_mvcc_events_total") == 16
         assert during("etcd_debugging_mvcc_watcher_total") == 2
         assert during("etcd_debugging_mvcc_watch_stream_total") == 1
         assert during("rusd_open_calls", **watch, grpc_type="bidi_stream") == 1

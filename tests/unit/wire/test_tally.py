@@ -96,6 +96,18 @@ def test_a_call_of_many_frames_counts_like_one_of_two() -> None:
         assert not found.received
 
 
+def test_a_held_call_whose_window_is_opened_still_counts() -> None:
+    with serving() as running, RawClient(running.port) as client:
+        held = begin(client, "/test.Test/Hold", b"")
+        until(lambda: counts(running).started[HOLD] == 1)
+        client.send(frames.window_update(held, 1 << 20))
+        client.sync()
+        assert counts(running).open[HOLD] == 1
+        client.send(frames.rst_stream(held, ErrorCode.CANCEL))
+        client.sync()
+        assert ended(counts(running), HOLD) == {Code.CANCELLED: 1}
+
+
 def test_messages_of_streams_are_counted_open_or_over() -> None:
     with serving() as running, RawClient(running.port) as client:
         stream = client.open("/test.Test/Bidi")
