@@ -14,15 +14,9 @@ import click
 import rusd
 from rusd.cli.ctl import check, ctl
 from rusd.cli.healthcheck import healthcheck
+from rusd.cli.manual import INTRODUCTION, SECTIONS, WITHOUT_EFFECT
 from rusd.cli.snapshot import snapshot
 from rusd.config import FLAGS, Config, ConfigError, load, read_arguments
-
-_INTRODUCTION = """\
-rusd serves the etcd v3 API.
-
-Every flag is also an environment variable (--data-dir is ETCD_DATA_DIR), or a key of the YAML file
-that --config-file (ETCD_CONFIG_FILE) names. With a file, flags and environment are not used."""
-
 
 class ServerCommand(click.Group):
     """A command whose options are the flags of `rusd.config.FLAGS`, with commands below it."""
@@ -52,7 +46,7 @@ class ServerCommand(click.Group):
         """Write the commands, and the flags in etcd's groups, each with its default."""
         with formatter.section("Commands"):
             formatter.write_dl(
-                [(name, each.get_short_help_str()) for name, each in self.commands.items()]
+                [(name, each.get_short_help_str(100)) for name, each in self.commands.items()]
             )
         with formatter.section("General"):
             formatter.write_dl(
@@ -65,8 +59,10 @@ class ServerCommand(click.Group):
         groups: dict[str, list[tuple[str, str]]] = {}
         for flag in FLAGS.values():
             text = f"{flag.help} ({flag.default})" if flag.default else flag.help
-            groups.setdefault(flag.group, []).append((f"--{flag.name} {flag.syntax.shown}", text))
-        for group, rows in groups.items():
+            group = WITHOUT_EFFECT if flag.ignored else flag.group
+            groups.setdefault(group, []).append((f"--{flag.name} {flag.syntax.shown}", text))
+        last = groups.pop(WITHOUT_EFFECT)
+        for group, rows in (*groups.items(), (WITHOUT_EFFECT, last), *SECTIONS.items()):
             with formatter.section(group):
                 formatter.write_dl(rows, col_max=44)
 
@@ -74,7 +70,8 @@ class ServerCommand(click.Group):
 @click.group(
     "rusd",
     cls=ServerCommand,
-    help=_INTRODUCTION,
+    help=INTRODUCTION,
+    context_settings={"max_content_width": 100},
     add_help_option=False,
     invoke_without_command=True,
 )
