@@ -5,8 +5,9 @@ from typing import Final
 Rows = list[tuple[str, str]]
 
 INTRODUCTION: Final = """\
-rusd is etcd in Python: bare it is the server of one member, and serves the etcd v3 API until it gets
-SIGTERM or SIGINT. Without flags it listens on localhost:2379 and keeps its data in ./default.etcd.
+rusd is etcd in Python: bare it is the server of one member, and serves the etcd v3 API until it
+gets SIGTERM or SIGINT. Without flags it listens on localhost:2379 and keeps its data in
+./default.etcd.
 """
 
 WITHOUT_EFFECT: Final = "Without effect (accepted, so that etcd's settings can stay as they are)"
@@ -32,7 +33,10 @@ SECTIONS: Final[dict[str, Rows]] = {
         ("DATA-DIR/lock", "held by the process that uses the data"),
     ],
     "Signals": [
-        ("SIGTERM, SIGINT", "stop in order: hand over leading, finish calls; the second time, at once"),
+        (
+            "SIGTERM, SIGINT",
+            "stop in order: hand over leading, finish calls; a second time, at once",
+        ),
         ("SIGKILL", "loses nothing that was acknowledged"),
     ],
     "Exit status": [
@@ -43,7 +47,10 @@ SECTIONS: Final[dict[str, Rows]] = {
     ],
     "Environment": [
         ("ETCD_...", "see above"),
-        ("NOTIFY_SOCKET", "is told when the member serves, and when it stops (systemd's Type=notify)"),
+        (
+            "NOTIFY_SOCKET",
+            "is told when the member serves and when it stops (systemd's Type=notify)",
+        ),
     ],
     "Examples": [
         ("rusd --data-dir /var/lib/rusd", "one member, on localhost"),

@@ -18,6 +18,7 @@ from rusd.cli.manual import INTRODUCTION, SECTIONS, WITHOUT_EFFECT
 from rusd.cli.snapshot import snapshot
 from rusd.config import FLAGS, Config, ConfigError, load, read_arguments
 
+
 class ServerCommand(click.Group):
     """A command whose options are the flags of `rusd.config.FLAGS`, with commands below it."""
 
