@@ -160,7 +160,30 @@ def test_a_reset_leaves_no_keys_and_no_leases(used: Member) -> None:
     assert used.pid == pid
 
 
-def test_a_reset_of_one_with_users_begins_anew(used: Member) -> None:
+@pytest.mark.parametrize(
+    ("path", "request_"),
+    [
+        ("auth/user/add", {"name": "alice", "password": "p"}),
+        ("auth/role/add", {"name": "reader"}),
+        ("maintenance/alarm", {"action": "ACTIVATE", "memberID": "1", "alarm": "NOSPACE"}),
+    ],
+)
+def test_a_reset_of_one_with_more_than_keys_begins_anew(
+    used: Member, path: str, request_: dict[str, str]
+) -> None:
+    pid = used.pid
+    with used.gateway() as gateway:
+        gateway.call(path, **request_)
+    used.reset()
+    assert used.pid != pid
+    put(used, "a")
+    with used.gateway() as gateway:
+        assert not gateway.call("auth/user/list").get("users")
+        assert not gateway.call("auth/role/list").get("roles")
+        assert not gateway.call("maintenance/alarm").get("alarms")
+
+
+def test_a_reset_of_one_with_auth_begins_anew(used: Member) -> None:
     with used.gateway() as gateway:
         gateway.call("auth/user/add", name="root", password="p")
         gateway.call("auth/role/add", name="root")
