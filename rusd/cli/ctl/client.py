@@ -1,4 +1,4 @@
-"""A client of a cluster: one connection that is ready, another member when that one is lost.
+"""A client of a cluster: it asks one member, and another one when that one is lost.
 
 What changes nothing is asked again, of the next member. What changes something is sent once: when
 the connection is lost under it, nobody knows whether it was done, and the caller is told so.
@@ -6,6 +6,7 @@ the connection is lost under it, nobody knows whether it was done, and the calle
 
 import queue
 import ssl
+import threading
 import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,9 @@ from rusd.cli.ctl.settings import Settings
 from rusd.pb.rpc_pb2 import AuthenticateRequest
 
 TIMED_OUT: Final = "context deadline exceeded"
-_AGAIN_SECONDS: Final = 0.025
+_AGAIN_SECONDS: Final = 0.05
+_NOT_SENT: Final = "failed to connect to all addresses"
+"""In what gRPC says when a request did not leave this process."""
 _AUTH_OFF: Final = "etcdserver: authentication is not enabled"
 _STALE: Final = ("etcdserver: invalid auth token", "etcdserver: revision of auth store is old")
 
@@ -35,10 +38,10 @@ class Failure(Exception):  # noqa: N818
     """A call that got no answer, or an error for one; `text` is what etcdctl prints."""
 
     def __init__(self, text: str, code: grpc.StatusCode | None = None) -> None:
-        """Keep both; the code is gRPC's."""
+        """`lost` is whether the member may be gone, or has no leader."""
         super().__init__(text)
         self.text = text
-        self.code = code
+        self.lost = code == grpc.StatusCode.UNAVAILABLE
 
 
 def failure(error: Any) -> Failure:
@@ -75,9 +78,8 @@ class Client:
             Path(path).read_bytes() if path else None
             for path in (settings.cacert, settings.key, settings.cert)
         )
-        self._ready: queue.SimpleQueue[_Endpoint] = queue.SimpleQueue()
+        self._lock = threading.Lock()
         self.endpoints = [_Endpoint(each) for each in endpoints or settings.endpoints]
-        self._current: _Endpoint | None = None
         self._credentials: tuple[str, str] | None = None
         self.metadata: list[tuple[str, str]] = (
             [("token", settings.auth_jwt_token)] if settings.auth_jwt_token else []
@@ -122,10 +124,11 @@ class Client:
         deadline = time.monotonic() + limit
         renewed = False
         while True:
-            channel = self.channel(deadline)
-            remaining = max(deadline - time.monotonic(), 0.001)
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise Failure(TIMED_OUT, grpc.StatusCode.DEADLINE_EXCEEDED)
             try:
-                answer: Response = channel.unary_unary(
+                answer: Response = self._channel().unary_unary(
                     method.path,
                     request_serializer=method.request.SerializeToString,
                     response_deserializer=method.response.FromString,
@@ -136,60 +139,55 @@ class Client:
             if found.text in _STALE and self._credentials and not renewed:
                 renewed = True
                 self.log_in(*self._credentials)
-            elif found.code == grpc.StatusCode.UNAVAILABLE and method.repeatable:
+            elif found.lost and (method.repeatable or _NOT_SENT in found.text):
                 self.leave()
-                time.sleep(_AGAIN_SECONDS)
             else:
                 raise found
 
     def open(self, method: Method[Request, Response]) -> "Stream[Request, Response]":
-        """Open a stream both ways, which has no time limit; raises Failure if nobody is there."""
-        deadline = time.monotonic() + self.settings.command_timeout
-        return Stream(self.channel(deadline), method, self.metadata)
+        """Open a stream both ways, which has no time limit."""
+        return Stream(self._channel(), method, self.metadata)
 
     def listen(self, method: Method[Request, Response], request: Request) -> Iterator[Response]:
-        """Ask for a stream of answers, which has no time limit; its iteration raises Failure."""
-        deadline = time.monotonic() + self.settings.command_timeout
-        call = self.channel(deadline).unary_stream(
-            method.path,
-            request_serializer=method.request.SerializeToString,
-            response_deserializer=method.response.FromString,
-        )(request, metadata=self.metadata)
-        return _answers(call)
+        """Ask for a stream of answers, which has no time limit; its iteration raises Failure.
 
-    def channel(self, deadline: float) -> grpc.Channel:
-        """Return a connection that is up; raises Failure after `deadline` (monotonic seconds)."""
-        if self._current is None:
-            for endpoint in self.endpoints:
-                self._connect(endpoint)
+        Somebody has to begin to answer within the command's timeout.
+        """
+        deadline = time.monotonic() + self.settings.command_timeout
+        heard = False
+        while True:
+            call = self._channel().unary_stream(
+                method.path,
+                request_serializer=method.request.SerializeToString,
+                response_deserializer=method.response.FromString,
+            )(request, metadata=self.metadata)
             try:
-                self._current = self._ready.get(timeout=max(deadline - time.monotonic(), 0))
-            except queue.Empty:
-                raise Failure(TIMED_OUT, grpc.StatusCode.DEADLINE_EXCEEDED) from None
-        assert self._current.channel is not None
-        return self._current.channel
+                for answer in _answers(call):
+                    heard = True
+                    yield answer
+                return
+            except Failure as error:
+                if heard or not error.lost or time.monotonic() > deadline:
+                    raise
+                self.leave()
+
+    def _channel(self) -> grpc.Channel:
+        """Return the channel to the member that is asked now."""
+        with self._lock:
+            endpoint = self.endpoints[0]
+            if endpoint.channel is None:
+                endpoint.channel = self.dial(endpoint.text, grpc)
+            return endpoint.channel
 
     def leave(self) -> None:
-        """Try the other members first from now on."""
-        if self._current is not None:
-            self.endpoints.remove(self._current)
-            self.endpoints.append(self._current)
-            self._current = None
-        # Whoever was ready may not be any more: each is to say so again.
-        self.close()
-        self._ready = queue.SimpleQueue()
-
-    def _connect(self, endpoint: _Endpoint) -> None:
-        if endpoint.channel is not None:
-            return
-        endpoint.channel = channel = self.dial(endpoint.text, grpc)
-        ready = self._ready
-
-        def follow(state: grpc.ChannelConnectivity) -> None:
-            if state == grpc.ChannelConnectivity.READY:
-                ready.put(endpoint)
-
-        channel.subscribe(follow, try_to_connect=True)
+        """Ask the next member from now on, after a moment."""
+        with self._lock:
+            lost = self.endpoints.pop(0)
+            self.endpoints.append(lost)
+            if lost.channel is not None:
+                lost.channel.close()
+                lost.channel = None
+        time.sleep(_AGAIN_SECONDS)
 
     def dial(self, text: str, kind: Any) -> Any:
         """Return a channel to an endpoint, of `grpc` or of `grpc.aio`."""
@@ -212,9 +210,8 @@ class Client:
             ("grpc.enable_http_proxy", 0),
             ("grpc.keepalive_time_ms", max(int(settings.keepalive_time * 1000), 10_000)),
             ("grpc.keepalive_timeout_ms", max(int(settings.keepalive_timeout * 1000), 1)),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", max(int(settings.dial_timeout * 1000), 100)),
+            # What it is to gRPC: how long one attempt to connect may take.
+            ("grpc.min_reconnect_backoff_ms", max(int(settings.dial_timeout * 1000), 100)),
         ]
         if not secure:
             return kind.insecure_channel(target, options=options)

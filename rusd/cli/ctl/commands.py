@@ -109,6 +109,8 @@ class Group(_Flagged, click.Group):
     `rooms` maps names to the modules that have them, which are imported when they are used.
     """
 
+    keep_separator = True
+
     def __init__(self, name: str, text: str, rooms: dict[str, str] | None = None) -> None:
         """An empty group, but for `rooms`."""
         super().__init__(

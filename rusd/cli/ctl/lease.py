@@ -1,11 +1,11 @@
 """`lease`: grant, revoke, timetolive, list, keep-alive."""
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Final
 
 import click
-import grpc
 
 from rusd.cli.ctl.client import Failure
 from rusd.cli.ctl.commands import command, group
@@ -108,7 +108,7 @@ def keep_alive(session: Session, words: tuple[str, ...], once: bool) -> None:
     if len(words) != 1:
         raise bad_arguments("lease keep-alive command needs lease ID as argument")
     number = lease_id(words[0])
-    for answer in renewals(session, number):
+    for answer in renewals(session, number, threading.Event()):
         if answer.TTL <= 0:
             if once:
                 raise Exit(_NOT_FOUND, Code.BAD_CONNECTION)
@@ -121,8 +121,10 @@ def keep_alive(session: Session, words: tuple[str, ...], once: bool) -> None:
             return
 
 
-def renewals(session: Session, number: int) -> Iterator[rpc.LeaseKeepAliveResponse]:
-    """Renew a lease each third of its time; members that are lost are replaced by others.
+def renewals(
+    session: Session, number: int, stop: threading.Event
+) -> Iterator[rpc.LeaseKeepAliveResponse]:
+    """Renew a lease each third of its time, until `stop`; a lost member is replaced by another.
 
     Raises Failure when none has answered for as long as the lease lives.
     """
@@ -137,13 +139,13 @@ def renewals(session: Session, number: int) -> Iterator[rpc.LeaseKeepAliveRespon
             for answer in stream:
                 ttl, heard = answer.TTL, time.monotonic()
                 yield answer
-                time.sleep(max(ttl / 3, _LEAST_WAIT_SECONDS))
+                if stop.wait(max(ttl / 3, _LEAST_WAIT_SECONDS)):
+                    return
                 stream.send(request)
         except Failure as error:
-            if error.code != grpc.StatusCode.UNAVAILABLE or time.monotonic() - heard > ttl:
+            if not error.lost or time.monotonic() - heard > ttl:
                 raise
             client.leave()
-            time.sleep(_LEAST_WAIT_SECONDS)
         finally:
             stream.close()
 

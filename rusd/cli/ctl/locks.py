@@ -24,6 +24,7 @@ from rusd.pb import lock_pb2 as lock_messages
 from rusd.pb import rpc_pb2 as rpc
 
 _ELECTION_TTL: Final = 60
+_LEAVE_SECONDS: Final = 5.0
 _FOREVER_SECONDS: Final = 10 * 365 * 24 * 3600.0
 
 
@@ -35,11 +36,11 @@ class Interrupted(Exception):  # noqa: N818
 def _leased(session: Session, ttl: int) -> Iterator[tuple[int, threading.Event]]:
     """Hold a lease; the event is set when it is lost. SIGINT and SIGTERM raise Interrupted."""
     number = session.call(GRANT, rpc.LeaseGrantRequest(TTL=ttl)).ID
-    lost = threading.Event()
+    lost, done = threading.Event(), threading.Event()
 
     def renew() -> None:
         with suppress(Failure):
-            for answer in renewals(session, number):
+            for answer in renewals(session, number, done):
                 if answer.TTL <= 0:
                     break
         lost.set()
@@ -48,14 +49,17 @@ def _leased(session: Session, ttl: int) -> Iterator[tuple[int, threading.Event]]
         raise Interrupted
 
     previous = {each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
-    threading.Thread(target=renew, daemon=True).start()
+    renewing = threading.Thread(target=renew, daemon=True)
+    renewing.start()
     try:
         yield number, lost
     finally:
+        done.set()
         for each, handler in previous.items():
             signal.signal(each, handler)
         with suppress(Failure):
             session.call(REVOKE, rpc.LeaseRevokeRequest(ID=number))
+        renewing.join(_LEAVE_SECONDS)
 
 
 def _wait(lost: threading.Event) -> None:

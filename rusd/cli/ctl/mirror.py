@@ -16,7 +16,7 @@ from rusd.cli.ctl.flags import TEXT, flag, switch
 from rusd.cli.ctl.kv import prefix_end
 from rusd.cli.ctl.methods import RANGE, TXN
 from rusd.cli.ctl.session import Session, connected
-from rusd.cli.ctl.watch import Watcher
+from rusd.cli.ctl.watch import Watcher, canceled_by
 from rusd.pb import kv_pb2 as kv
 from rusd.pb import rpc_pb2 as rpc
 
@@ -126,8 +126,7 @@ class _Mirror:
         )
         for answer in Watcher(self._source, create):
             if answer.canceled:
-                reason = answer.cancel_reason or "watch is canceled by the server"
-                raise Exit(reason)
+                raise Exit(canceled_by(answer))
             # What happened at one revision happens at one revision there, too.
             for _, events in groupby(answer.events, lambda event: event.kv.mod_revision):
                 self._write(map(self._operation, events))

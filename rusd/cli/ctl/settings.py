@@ -34,7 +34,7 @@ GLOBAL_FLAGS: Final = (
     flag("auth-jwt-token", TEXT, "", "A token to show instead of a name and a password."),
     flag("write-out", TEXT, "simple", "How to print answers.", short="w", values=FORMATS),
     switch("hex", "Print keys and values in hexadecimal."),
-    switch("debug", "Print the settings and what is asked of whom."),
+    switch("debug", "Print the settings."),
 )
 GLOBAL_NAMES: Final = frozenset(option.name or "" for option in GLOBAL_FLAGS)
 

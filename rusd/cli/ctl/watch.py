@@ -9,10 +9,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import click
-import grpc
 
 from rusd.cli.ctl import fields
-from rusd.cli.ctl.client import Client, Failure, Stream
+from rusd.cli.ctl.client import TIMED_OUT, Client, Failure, Stream
 from rusd.cli.ctl.commands import as_bytes, command
 from rusd.cli.ctl.errors import Code, Exit, bad_arguments
 from rusd.cli.ctl.flags import INT, flag, switch
@@ -24,7 +23,6 @@ from rusd.cli.ctl.txn import split
 from rusd.pb import kv_pb2 as kv
 from rusd.pb import rpc_pb2 as rpc
 
-_AGAIN_SECONDS: Final = 0.1
 _BAD_NUMBER: Final = "bad number of arguments"
 
 
@@ -39,12 +37,15 @@ class Watcher:
 
     def __iter__(self) -> Iterator[rpc.WatchResponse]:
         """Iterate over what happens, up to a cancellation and with it; raises Failure."""
+        deadline = time.monotonic() + self._client.settings.command_timeout
+        heard = False
         while True:
             stream = self._client.open(WATCH)
             stream.send(rpc.WatchRequest(create_request=self._create))
             self._stream = stream
             try:
                 for answer in stream:
+                    heard = True
                     if answer.events:
                         self._create.start_revision = answer.events[-1].kv.mod_revision + 1
                     if not answer.created or answer.canceled:
@@ -52,10 +53,11 @@ class Watcher:
                     if answer.canceled:
                         return
             except Failure as error:
-                if error.code != grpc.StatusCode.UNAVAILABLE:
+                if not error.lost:
                     raise
+                if not heard and time.monotonic() > deadline:
+                    raise Failure(TIMED_OUT) from None
                 self._client.leave()
-                time.sleep(_AGAIN_SECONDS)
             finally:
                 stream.close()
 
@@ -129,13 +131,20 @@ def _follow(session: Session, watcher: Watcher, execute: list[str]) -> None:
     """Print what happens, or run the command; raise Exit when the server ends the watch."""
     for answer in watcher:
         if answer.canceled:
-            click.echo(f"watch was canceled ({answer.cancel_reason})", err=True)
+            click.echo(f"watch was canceled ({canceled_by(answer)})", err=True)
         session.printer.watched(answer)
         if answer.canceled:
             raise Exit("watch is canceled by the server", Code.INTERRUPTED)
         if execute:
             for event in answer.events:
                 _execute(execute, answer.header.revision, event)
+
+
+def canceled_by(answer: rpc.WatchResponse) -> str:
+    """Return why a watch has ended, which a server need not say."""
+    if answer.compact_revision:
+        return "etcdserver: mvcc: required revision has been compacted"
+    return answer.cancel_reason or "etcdserver: mvcc: required revision is a future revision"
 
 
 def _execute(words: list[str], revision: int, event: kv.Event) -> None:
@@ -162,13 +171,14 @@ def _converse(session: Session) -> None:
     _ = session.client
     watchers: list[Watcher] = []
 
+    over = threading.Event()
+
     def follow(watcher: Watcher) -> None:
         try:
             _follow(session, watcher, [])
-        except Failure as error:
-            click.echo(f"Error: {error.text}", err=True)
-        except Exit as error:
-            error.show()
+        except (Failure, Exit) as error:
+            if not over.is_set():
+                click.echo(f"Error: {error}", err=True)
 
     for text in iter(sys.stdin.readline, ""):
         words = split(text)
@@ -194,4 +204,5 @@ def _converse(session: Session) -> None:
                 continue
             watchers.append(watcher)
             threading.Thread(target=follow, args=(watcher,), daemon=True).start()
+    over.set()
     raise Exit("error reading watch request line: EOF", Code.INVALID_INPUT)
