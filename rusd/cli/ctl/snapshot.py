@@ -25,6 +25,11 @@ def save(session: Session, words: tuple[str, ...]) -> None:
             "snapshot must be requested to one selected node,"
             f" not multiple [{' '.join(settings.endpoints)}]"
         )
+    if settings.auth_jwt_token or settings.insecure_skip_tls_verify:
+        raise bad_arguments(
+            "snapshot save takes neither --auth-jwt-token nor --insecure-skip-tls-verify;"
+            " it takes --user and --cacert"
+        )
     (text,) = settings.endpoints
     url = urllib.parse.urlsplit(text if "://" in text else f"//{text}")
     user, _, password = settings.user.partition(":")

@@ -4,6 +4,7 @@ import builtins
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
@@ -232,6 +233,15 @@ def test_without_grpcio_the_error_says_what_to_install(monkeypatch: pytest.Monke
     ended = run("get", "a")
     assert ended.exit_code == 1
     assert ended.stderr == "Error: this needs grpcio: pip install 'rusd[client]'\n"
+
+
+@pytest.mark.parametrize("flag", ["--auth-jwt-token=x", "--insecure-skip-tls-verify"])
+def test_a_backup_passes_over_no_flag(flag: str, tmp_path: Path) -> None:
+    file = tmp_path / "backup.db"
+    result = run(flag, "snapshot", "save", str(file))
+    assert result.exit_code != 0
+    assert "takes neither --auth-jwt-token nor --insecure-skip-tls-verify" in result.output
+    assert not file.exists()
 
 
 def test_the_server_starts_without_the_client() -> None:
