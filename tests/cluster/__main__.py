@@ -18,6 +18,7 @@ from pathlib import Path
 
 import click
 
+from tests.cluster.calls import turn_auth_on
 from tests.cluster.child import ChildError
 from tests.cluster.faults import (
     ALL_FAULTS,
@@ -42,7 +43,10 @@ FAULTS_IN_ROUND = 3
 @click.option(
     "--journaled-disks", is_flag=True, help="no cluster with disks that keep POSIX's letter alone"
 )
-def main(minutes: float, seed: int, faults: str, command: str, journaled_disks: bool) -> None:
+@click.option("--tls", is_flag=True, help="TLS and auth in every cluster, not in every third")
+def main(
+    minutes: float, seed: int, faults: str, command: str, journaled_disks: bool, tls: bool
+) -> None:
     """Make faults until the time is over, or something that was promised is broken."""
     names = faults.split(",")
     if unknown := sorted(set(names) - set(ALL_FAULTS)):
@@ -55,7 +59,8 @@ def main(minutes: float, seed: int, faults: str, command: str, journaled_disks: 
         folder = Path(tempfile.mkdtemp(prefix="rusd-cluster-"))
         strict = bool(each % 2) and not journaled_disks
         try:
-            _one_cluster(command.split(), folder, each, names, end, made, strict)
+            secured = tls or each % 3 == 0
+            _one_cluster(command.split(), folder, each, names, end, made, strict, secured)
         except Exception:
             traceback.print_exc()
             sys.exit(f"--seed {each}: failed; logs are in {folder}; faults made: {dict(made)}")
@@ -73,6 +78,7 @@ def _one_cluster(
     end: float,
     made: Counter[str],
     strict: bool,
+    secured: bool,
 ) -> None:
     machines = Machines(
         command,
@@ -81,10 +87,13 @@ def _one_cluster(
         network=_possible("network", names, NETWORK_FAULTS, folder),
         disks=_possible("disks", names, DISK_FAULTS, folder),
         strict_disks=strict,
+        tls=secured,
     )
     run = None
     try:
         machines.cluster.start()
+        if secured:
+            turn_auth_on(machines.cluster.members[0])
         run = Run(machines.cluster, seed)
         faults = Faults(run, machines)
         for _ in range(ROUNDS):

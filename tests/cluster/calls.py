@@ -107,6 +107,19 @@ def status(member: Member) -> rpc.StatusResponse:
     return ask(member, rpc.StatusRequest(), rpc.StatusResponse)
 
 
+def turn_auth_on(member: Member) -> None:
+    """Make the user root, whom certificates name, and ask for users from now on."""
+    with member.channel() as channel:
+        for call, request in (
+            ("UserAdd", rpc.AuthUserAddRequest(name="root", options={"no_password": True})),
+            ("UserGrantRole", rpc.AuthUserGrantRoleRequest(user="root", role="root")),
+            ("AuthEnable", rpc.AuthEnableRequest()),
+        ):
+            channel.unary_unary(
+                f"/etcdserverpb.Auth/{call}", request_serializer=type(request).SerializeToString
+            )(request, timeout=10)
+
+
 def await_agreement(cluster: Cluster) -> tuple[int, int]:
     """Wait until all members answer; assert that HashKV agrees at the newest revision.
 

@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from rusd.pb import rpc_pb2 as rpc
-from tests.cluster.calls import ask
+from tests.cluster.calls import ask, turn_auth_on
 from tests.cluster.child import ChildError
 from tests.cluster.faults import (
     SERVED_SECONDS,
@@ -118,7 +118,7 @@ def test_with_tls_and_auth_nothing_is_lost_and_nobody_gets_in(start_faults: Star
     snapshot, with what it says of them.
     """
     run, faults = start_faults(tls=True)
-    _turn_auth_on(run.cluster.members[0])
+    turn_auth_on(run.cluster.members[0])
     run.load()
     faults.kill_the_leader()
     faults.pause_the_leader()
@@ -129,18 +129,6 @@ def test_with_tls_and_auth_nothing_is_lost_and_nobody_gets_in(start_faults: Star
     for member in run.cluster.members:
         assert _refused(member, "client") == "etcdserver: user name is empty"
         assert _refused(member, "peer") == "etcdserver: permission denied"
-
-
-def _turn_auth_on(member: Member) -> None:
-    with member.channel() as channel:
-        for call, request in (
-            ("UserAdd", rpc.AuthUserAddRequest(name="root", options={"no_password": True})),
-            ("UserGrantRole", rpc.AuthUserGrantRoleRequest(user="root", role="root")),
-            ("AuthEnable", rpc.AuthEnableRequest()),
-        ):
-            channel.unary_unary(
-                f"/etcdserverpb.Auth/{call}", request_serializer=type(request).SerializeToString
-            )(request, timeout=10)
 
 
 def _refused(member: Member, certificate: str) -> str:
