@@ -81,12 +81,13 @@ class Side:
 _OWN = (
     (re.compile(rb"\b\d+(\.\d+)?(ms|\xc2\xb5s|s)\b"), b"<time>"),
     (re.compile(rb" *<time> *"), b"<time>"),
-    (re.compile(rb"(?<=TOOK) +|(?<=\xe2\x94\x82) +(?=TOOK)"), b""),
+    # Titles are in the middle of what is below them.
+    (re.compile(rb"(?<=TOOK) +|(?<=HASH) +|(?<=\xe2\x94\x82) +(?=TOOK|HASH)"), b""),
     (re.compile(rb"(\xe2\x94\x80)+"), b"-"),
     # Whether it leads, whether it learns, Raft's term, two indexes.
     (re.compile(rb"((true|false)( \xe2\x94\x82|,) +\d+)\3 +\d+\3 +\d+"), rb"\1<indexes>"),
     (re.compile(rb'(?i)(?<=index" : )\d+|(?<=index":)\d+'), b"<index>"),
-    (re.compile(rb"\b\d{8,10}\b"), b"<hash>"),
+    (re.compile(rb"\b\d{5,10}\b"), b"<hash>"),
     (re.compile(rb'(?i)[\d.]+ [kM]?B\b|(?<=size" : )\d+'), b"<size>"),
 )
 
