@@ -39,7 +39,7 @@ core for a call.
 * Catching up: two of three members take 125,000 puts of 8 KiB of random bytes; the time is from
   the third's first start until it answers with the leader's revision. Then it is removed, wiped and
   added again, and catches up under puts to the leader, closed loop: their rate meanwhile, as a
-  percentage of that in the seconds before. The newcomer takes its part of the shared cores.
+  percentage of that in the seconds after, when the newcomer takes its part of the cores too.
 """
 
 
