@@ -46,6 +46,8 @@ class Turn:
         self.gate: Callable[[str, list[Call]], list[Call]] | None = None
         """Takes a method's path and its calls, and returns those that may pass; the others it
         answers. None lets everything pass."""
+        self._methods = {method.path: method for method in methods}
+        self._returned: dict[str, list[Call]] = {}
         self._dirty: list[Flushable] = []
         self._running = False
         self._scheduled = False
@@ -57,9 +59,10 @@ class Turn:
             self._loop.call_soon(self._run)
 
     def add(self, path: str, call: Call) -> None:
-        """Handles a call that has waited as if it had just come."""
-        self.batches[path.encode()].append(call)
-        self.tally.started[path.encode()] -= 1
+        """Handles a call that the gate has kept, and asks that again. The call is counted, traced
+        and timed from when it came.
+        """
+        self._returned.setdefault(path, []).append(call)
         self.wake()
 
     def mark(self, connection: Flushable) -> None:
@@ -80,6 +83,10 @@ class Turn:
         self._scheduled = False
         self._running = True
         try:
+            if self._returned:
+                returned, self._returned = self._returned, {}
+                for path, calls in returned.items():
+                    self._handle(self._methods[path], calls, returned=True)
             for batch, method in self._handlers:
                 if batch:
                     calls = batch.copy()
@@ -89,15 +96,16 @@ class Turn:
             self._running = False
             self.flush()
 
-    def _handle(self, method: UnaryMethod, calls: list[Call]) -> None:
+    def _handle(self, method: UnaryMethod, calls: list[Call], *, returned: bool = False) -> None:
         path, tally = self._counted[method.path], self.tally
-        tally.started[path] += len(calls)
         tally.batches[path] += 1
         try:
-            if self.tracer is not None:
-                calls = self.tracer(path, calls)
-            if self.timer is not None:
-                calls = self.timer.time(path, calls)
+            if not returned:
+                tally.started[path] += len(calls)
+                if self.tracer is not None:
+                    calls = self.tracer(path, calls)
+                if self.timer is not None:
+                    calls = self.timer.time(path, calls)
             if self.gate is not None and not (calls := self.gate(method.path, calls)):
                 return
             method.handle(calls)

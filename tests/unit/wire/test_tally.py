@@ -189,6 +189,7 @@ def test_calls_from_inside_count_as_those_from_outside() -> None:
 def test_a_call_that_waits_and_comes_again_counts_once() -> None:
     with serving() as running, RawClient(running.port) as client:
         turn = running.server.turn
+        timer = turn.timer = Timer()
         parked: list[Call] = []
 
         def park(_: str, calls: list[Call]) -> list[Call]:
@@ -208,6 +209,7 @@ def test_a_call_that_waits_and_comes_again_counts_once() -> None:
         client.answer(stream)
         assert ended(counts(running), ECHO) == {Code.OK: 1}
         assert counts(running).started[ECHO] == 1
+        assert sum(timer.seconds[ECHO].counts) == 1
 
 
 def test_what_nobody_called_is_not_counted() -> None:
