@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from rusd.api import errors
 from rusd.api.answers import Caller, Headers
+from rusd.api.identities import identity_of
 from rusd.api.parsing import parsed
 from rusd.auth.errors import (
     AuthError,
@@ -128,7 +129,7 @@ class AuthService:
             try:
                 if refusal is not None:
                     raise refusal
-                response = answer(_identity(caller), request)
+                response = answer(identity_of(caller), request)
             except errors.REPORTED as error:
                 caller.fail(tag, errors.status_of(error))
             else:
@@ -221,7 +222,7 @@ class AuthService:
         check_length(password)
         # Nobody else gets to use bcrypt's time; what decides is whether the log lets it pass.
         await self._reads.confirm()
-        self._store.check_admin(_identity(caller))
+        self._store.check_admin(identity_of(caller))
         return (await self._passwords.hash(password)).decode()
 
     def _propose(
@@ -292,9 +293,3 @@ class _LoginAnswer:
 
     def fail(self, tag: int, status: Status, /) -> None:
         self._caller.fail(tag, status)
-
-
-def _identity(caller: Caller) -> Identity | None:
-    """Who calls; None where that is not known, or does not count because auth is off."""
-    identity: Identity | None = getattr(caller, "identity", None)
-    return identity
