@@ -52,7 +52,7 @@ def oldest(prefix: bytes) -> RangeRequest:
     """Asks whose turn it is."""
     return RangeRequest(
         key=prefix,
-        range_end=_end(prefix),
+        range_end=end_of(prefix),
         limit=1,
         sort_order=RangeRequest.ASCEND,
         sort_target=RangeRequest.CREATE,
@@ -118,7 +118,7 @@ async def _before(client: InnerClient, place: Place) -> tuple[ResponseHeader, by
     answer = await client.range(
         RangeRequest(
             key=place.prefix,
-            range_end=_end(place.prefix),
+            range_end=end_of(place.prefix),
             limit=1,
             sort_order=RangeRequest.DESCEND,
             sort_target=RangeRequest.CREATE,
@@ -135,6 +135,6 @@ async def change_own(
     return await client.txn(TxnRequest(compare=[created_at(key, revision)], success=[change]))
 
 
-def _end(prefix: bytes) -> bytes:
+def end_of(prefix: bytes) -> bytes:
     """Of the range of keys that begin with a prefix, which ends in a slash."""
     return prefix[:-1] + b"0"

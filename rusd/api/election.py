@@ -4,7 +4,7 @@ from contextlib import aclosing, suppress
 from typing import Final
 
 from rusd.api.attending import Attendants, Send
-from rusd.api.contention import Place, change_own, oldest, prefix_of, take_place, wait_turn
+from rusd.api.contention import Place, change_own, end_of, oldest, prefix_of, take_place, wait_turn
 from rusd.api.inner import CallError, InnerClient, first_event
 from rusd.pb.election_pb2 import (
     CampaignRequest,
@@ -92,7 +92,7 @@ class Election:
             header, leader = answer.header, next(iter(answer.kvs), None)
             if leader is None:
                 create = WatchCreateRequest(
-                    key=prefix, range_end=prefix[:-1] + b"0", start_revision=header.revision + 1
+                    key=prefix, range_end=end_of(prefix), start_revision=header.revision + 1
                 )
                 first = await first_event(client, create, Event.PUT)
                 if first is None:
