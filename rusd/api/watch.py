@@ -195,13 +195,13 @@ class WatchStream:
         self._next_id += 1
         return self._next_id - 1
 
-    def _cancel(self, watch_id: int) -> None:
+    def _cancel(self, watch_id: int, reason: str = "") -> None:
         watcher = self._by_id.pop(watch_id, None)
         if watcher is None:
             return
         del self._id_fields[watch_id]
         self._watchers.remove(watcher)
-        self._respond(WatchResponse(watch_id=watch_id, canceled=True))
+        self._respond(WatchResponse(watch_id=watch_id, canceled=True, cancel_reason=reason))
 
     # From the auth store.
 
@@ -217,21 +217,13 @@ class WatchStream:
             try:
                 self._auth.check(identity, READ, selection.start, end)
             except AuthError as error:
-                self._revoke(watcher, error)
+                self._cancel(watcher.id, _reason(error))
 
     def invalidate(self, user: str) -> None:
         """Cancels the watchers of a user whose tokens were taken back."""
         if self._user == user:
-            for watcher in list(self._by_id.values()):
-                self._revoke(watcher, InvalidAuthTokenError())
-
-    def _revoke(self, watcher: Watcher, error: AuthError) -> None:
-        del self._by_id[watcher.id]
-        del self._id_fields[watcher.id]
-        self._watchers.remove(watcher)
-        self._respond(
-            WatchResponse(watch_id=watcher.id, canceled=True, cancel_reason=_reason(error))
-        )
+            for watch_id in list(self._by_id):
+                self._cancel(watch_id, _reason(InvalidAuthTokenError()))
 
     # From the keyspace.
 
