@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from queue import SimpleQueue
 from typing import Final, TypeVar
 
@@ -88,25 +89,21 @@ class Passwords:
             raise BusyError
         done: asyncio.Future[T] = self._loop.create_future()
 
-        def finish(result: T | None, error: BaseException | None) -> None:
+        def finish(tell: Callable[[], object]) -> None:
             self._waiting -= 1
-            if done.cancelled():
-                return
-            if error is not None:
-                done.set_exception(error)
-            else:
-                done.set_result(result)  # type: ignore[arg-type]
+            if not done.cancelled():
+                tell()
 
         def job() -> None:
-            result, error = None, None
+            tell: Callable[[], object] = done.cancel
             if not done.cancelled():
                 try:
-                    result = work()
-                except Exception as raised:
-                    error = raised
+                    tell = partial(done.set_result, work())
+                except Exception as error:
+                    tell = partial(done.set_exception, error)
             # Nobody waits once the loop is closed.
             with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(finish, result, error)
+                self._loop.call_soon_threadsafe(finish, tell)
 
         self._waiting += 1
         self._jobs.put(job)
