@@ -18,8 +18,8 @@ from rusd.node.compactor import Compactor
 from rusd.node.entry import Kind
 from rusd.node.peer_wire import Method
 from rusd.node.peers import PeerCallError, Peers, PeerUnreachableError
-from rusd.node.pipeline import Pipeline, StoppedError
-from rusd.node.reads import FailedReadError, LeaderChangedError, Reads, TimedOutReadError
+from rusd.node.pipeline import Pipeline
+from rusd.node.reads import UNCONFIRMED, Reads
 from rusd.pb.rpc_pb2 import CORRUPT, AlarmRequest
 
 UNKNOWN: Final = 0
@@ -32,9 +32,6 @@ _PATIENCE: Final = 600.0
 
 _ATTEMPTS: Final = 3
 """How often a starting member compares again when a compaction came between."""
-
-
-_NOT_READABLE: Final = (TimedOutReadError, LeaderChangedError, FailedReadError, StoppedError)
 
 
 class CorruptDataError(Exception):
@@ -158,7 +155,7 @@ class Corruption:
             # What is asked for is applied at who asks, and so will be here.
             await self._reads.confirm()
             return _RESULT.pack(*await self._hash(revision))
-        except (struct.error, KeyspaceError, *_NOT_READABLE) as error:
+        except (struct.error, KeyspaceError, *UNCONFIRMED) as error:
             raise PeerCallError(str(error) or type(error).__name__) from None
 
     async def _hash(self, revision: int) -> HashResult:

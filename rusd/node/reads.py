@@ -34,6 +34,10 @@ class FailedReadError(Exception):
     """A defect kept a read from being answered."""
 
 
+UNCONFIRMED: Final = (TimedOutReadError, LeaderChangedError, FailedReadError, StoppedError)
+"""What a read that cannot be answered is told."""
+
+
 class Reads:
     """Reads that wait for a confirmation, of one member."""
 
@@ -95,7 +99,7 @@ class Reads:
         as long as it takes.
         """
         while True:
-            with suppress(TimedOutReadError, LeaderChangedError, FailedReadError, StoppedError):
+            with suppress(*UNCONFIRMED):
                 await self.confirm()
                 return
 
