@@ -7,7 +7,7 @@ requests has the same store. A change returns the rows of the state table that i
 import struct
 from collections.abc import Callable, Iterable
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from rocksdict import Rdict
 
@@ -29,6 +29,8 @@ from rusd.auth.errors import (
 from rusd.auth.permissions import OPEN, Intervals, is_range
 from rusd.mvcc.tables import rows
 from rusd.pb.auth_pb2 import Permission, Role, User, UserAddOptions
+
+M = TypeVar("M", User, Role)
 
 ROOT: Final = "root"
 """The user without whom auth cannot be on, and the role that may do everything."""
@@ -143,9 +145,13 @@ class AuthStore:
             return
         if identity is None:
             raise UserEmptyError
-        user = self._users.get(identity.user)
-        if user is None or ROOT not in user.roles:
+        if not self.is_root(identity):
             raise PermissionDeniedError
+
+    def is_root(self, identity: Identity | None) -> bool:
+        """Whether who asks has the role root now, whatever the identity's revision is."""
+        user = self._users.get(identity.user) if identity is not None else None
+        return user is not None and ROOT in user.roles
 
     def find(self, name: str) -> User | None:
         return self._users.get(name)
@@ -237,8 +243,8 @@ class AuthStore:
             raise InvalidAuthMgmtError
         self._role(name)
         del self._roles[name]
-        having = [_copy(self._users[each]) for each in self.users()]
-        having = [user for user in having if name in user.roles]
+        users = (self._users[each] for each in self.users())
+        having = [_copy(user) for user in users if name in user.roles]
         for user in having:
             user.roles.remove(name)
         return [(ROLE_PREFIX + name.encode(), None), *self._put_users(having)]
@@ -247,22 +253,19 @@ class AuthStore:
         """Grants it, or changes what is granted for just that range."""
         if not is_range(permission.key, permission.range_end):
             raise InvalidAuthMgmtError
-        role = Role()
-        role.CopyFrom(self._role(name))
+        role = _copy(self._role(name))
         same = [each for each in role.keyPermission if _is_for(each, permission)]
         if same:
             # etcd up to 3.7 looks at the first of a key alone: it would add another, and a right
             # that was to be reduced would stay.
             same[0].permType = permission.permType
         else:
-            every = [*role.keyPermission, permission]
-            del role.keyPermission[:]
-            role.keyPermission.extend(sorted(every, key=lambda each: each.key))
+            role.keyPermission.append(permission)
+            role.keyPermission.sort(key=lambda each: each.key)
         return self._put_role(role)
 
     def revoke_permission(self, name: str, key: bytes, range_end: bytes) -> Rows:
-        role = Role()
-        role.CopyFrom(self._role(name))
+        role = _copy(self._role(name))
         revoked = Permission(key=key, range_end=range_end)
         kept = [each for each in role.keyPermission if not _is_for(each, revoked)]
         if len(kept) == len(role.keyPermission):
@@ -328,9 +331,9 @@ class AuthStore:
             listener(name)
 
 
-def _copy(user: User) -> User:
-    copied = User()
-    copied.CopyFrom(user)
+def _copy(message: M) -> M:
+    copied = type(message)()
+    copied.CopyFrom(message)
     return copied
 
 

@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable
 from typing import Final, Protocol
 
 from rusd.auth.errors import AuthOldRevisionError, PermissionDeniedError, UserEmptyError
-from rusd.auth.store import ROOT, Access, AuthStore, Identity
+from rusd.auth.store import Access, AuthStore, Identity
 from rusd.lease.lessor import Lease, Lessor
 from rusd.mvcc.guarded import GuardedPut
 from rusd.mvcc.txn import DELETE_RANGE, PUT, RANGE, TXN, Operation, Plan
@@ -125,10 +125,11 @@ class Rights:
 
     def lease(self, identity: Identity | None, lease: int) -> None:
         """Whether a lease may be revoked or kept alive: by who may write all of its keys. A lease
-        that does not exist is for others to tell.
+        that does not exist is for others to tell. As in etcd, root may do everything with leases,
+        of whatever revision it is.
         """
         self.user(identity)
-        if lease in self._lessor and not self._is_root(identity):
+        if lease in self._lessor and not self.store.is_root(identity):
             self._write_all(identity, self._lessor.get(lease))
 
     def shown(
@@ -138,7 +139,7 @@ class Rights:
         slices.
         """
         self.user(identity)
-        if self._is_root(identity):
+        if self.store.is_root(identity):
             return
         check, left = self.store.check, _SLICE
         for of_one in keys:
@@ -149,11 +150,6 @@ class Rights:
                 if left <= 0:
                     left = _SLICE
                     yield
-
-    def _is_root(self, identity: Identity | None) -> bool:
-        """Whether it may do everything with leases, of whatever revision it is: as in etcd."""
-        user = self.store.find(identity.user) if identity is not None else None
-        return user is not None and ROOT in user.roles
 
     def _attach(self, identity: Identity | None, lease: int, key: bytes) -> None:
         """Whether a key that its user may write may be attached to a lease, if there is one."""
