@@ -18,6 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from rusd.wire.conduct import Conduct
+from rusd.wire.ending import LINGER, end_sending
 from rusd.wire.flow import Budget, ReceiveWindow
 from rusd.wire.frames import (
     ACK,
@@ -136,7 +137,6 @@ class Connection(asyncio.Protocol):
     """The server's end of one HTTP/2 connection."""
 
     RESETS_REMEMBERED: Final = 1024
-    LINGER: Final = 1.0
 
     def __init__(
         self,
@@ -1175,22 +1175,11 @@ class Connection(asyncio.Protocol):
         self.next_deadline = _NEVER
 
     def _disconnect(self) -> None:
-        """Send what is written, then end. Bytes that the peer has under way would make the kernel
-        reset the connection, and GOAWAY would be lost: leave the peer a moment to go first.
-        """
+        """Send what is written, then end."""
         transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        if not transport.can_write_eof():
-            transport.close()
-            return
-        try:
-            transport.write_eof()
-        except OSError:  # the peer has reset the connection, and asyncio has yet to notice
-            transport.abort()
-            return
-        self._resume_reading()
-        self._turn.after(self.LINGER, transport.abort)
+        if transport is not None and end_sending(transport):
+            self._resume_reading()
+            self._turn.after(LINGER, transport.abort)
 
 
 def peer_name(transport: asyncio.BaseTransport) -> str:

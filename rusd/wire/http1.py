@@ -13,6 +13,7 @@ from http import HTTPStatus
 from time import gmtime, monotonic, strftime
 from typing import Final, Protocol, cast
 
+from rusd.wire.ending import LINGER, end_sending
 from rusd.wire.http import HeaderFields, HttpHandler, HttpListener, HttpRequest, HttpResponse
 from rusd.wire.http1_reader import Arrived, Bad, RequestReader
 from rusd.wire.limits import Limits
@@ -126,7 +127,6 @@ class Http1Connection(asyncio.Protocol):
     PIPELINE_SLICE: Final = 32
     FEED_BYTES: Final = 16384
     """Parsed at a time: bounds the requests that wait, and lets a bad one wait its turn."""
-    LINGER: Final = 1.0
     LEAST_RATE: Final = 16384
     """Bytes a second that a body must come at, on average, once it is late."""
 
@@ -272,23 +272,12 @@ class Http1Connection(asyncio.Protocol):
             self.close()
 
     def _linger(self) -> None:
-        """Ends the connection when the client has had time to read: what it still sends would make
-        the kernel reset the connection, and the answer would be lost.
-        """
+        """Ends the connection when the client has had time to read."""
         self._closing = True
         transport = self._transport
-        if transport is None or transport.is_closing():
-            return
-        if not transport.can_write_eof():
-            transport.close()
-            return
-        try:
-            transport.write_eof()
-        except OSError:  # the peer has reset the connection, and asyncio has yet to notice
-            transport.abort()
-            return
-        transport.resume_reading()
-        asyncio.get_running_loop().call_later(self.LINGER, transport.abort)
+        if transport is not None and end_sending(transport):
+            transport.resume_reading()
+            asyncio.get_running_loop().call_later(LINGER, transport.abort)
 
     def write(self, data: bytes) -> None:
         """Sends bytes of the answer."""

@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Final, cast
 
 from rusd.wire.connection import Connection, peer_name
+from rusd.wire.ending import LINGER
 from rusd.wire.frames import PREFACE
 from rusd.wire.headers import Router
 from rusd.wire.http import HttpHandler
@@ -158,7 +159,7 @@ class Server:
         for connection in list(self._connections):
             connection.close()
         try:
-            await asyncio.wait_for(self._empty.wait(), 2 * Connection.LINGER)
+            await asyncio.wait_for(self._empty.wait(), 2 * LINGER)
         except TimeoutError:
             for connection in list(self._connections):
                 connection.abort()
