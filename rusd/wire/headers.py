@@ -57,7 +57,8 @@ _TIMEOUT_NAMES: Final = tuple(
 )
 """The name as a string literal, plain and Huffman-coded."""
 
-_indexed_run = re.compile(rb"[\x81-\xfe]*").match
+_INDEXED = bytes(range(0x81, 0xFF))
+"""Fields that are an index alone, of one byte (RFC 7541 section 6.1)."""
 _all_indexed = re.compile(rb"[\x81-\xfe]*").fullmatch
 
 
@@ -322,7 +323,7 @@ class HeaderDecoder:
     def decode(self, block: bytes) -> Opening:
         """The opening that a request's header block asks for; raises ConnectionFault."""
         table = self._table
-        cut = _indexed_run(block).end()  # type: ignore[union-attr]
+        cut = len(block) - len(block.lstrip(_INDEXED))
         prefix = block[:cut].translate(table.numbers)
         before = table.prefixes.get(prefix)
         if before is not None:
