@@ -65,16 +65,22 @@ _space: Final = re.compile(r"[ \t\r\n]*").match
 def messages(descriptor: Descriptor, body: bytes) -> Iterator[bytes]:
     """The requests that follow each other in `body`, serialized; raises BadJsonError."""
     text = body.decode("utf-8", "surrogateescape")
-    at = _space(text).end()  # type: ignore[union-attr]
+    at = _after_space(text, 0)
     while at < len(text):
         message, end = _message(descriptor, text, at)
         yield message
-        at = _space(text, end).end()  # type: ignore[union-attr]
+        at = _after_space(text, end)
 
 
 def first_message(descriptor: Descriptor, body: bytes) -> bytes:
     """The first of them; nothing at all is the empty request, as in etcd."""
     return next(messages(descriptor, body), b"")
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _space(text, at)
+    assert found is not None
+    return found.end()
 
 
 def _message(descriptor: Descriptor, text: str, at: int) -> tuple[bytes, int]:

@@ -338,7 +338,8 @@ class TlsSocket:
         while True:
             try:
                 with self._lock:
-                    return self._inside.read(len(view), view)  # type: ignore[return-value]
+                    # Into a buffer, it returns how many bytes.
+                    return cast(int, self._inside.read(len(view), view))
             except ssl.SSLWantReadError:
                 count = self._connection.recv_into(self._buffer)
             except ssl.SSLZeroReturnError:
