@@ -10,7 +10,6 @@ from rusd.metrics.family import Family, Reading, Value, counter, gauge, histogra
 from rusd.pb.pool import POOL
 from rusd.wire.grpc import Code
 from rusd.wire.server import Server
-from rusd.wire.tally import Counts
 from rusd.wire.timing import Timer
 
 _LABELS: Final = ("grpc_type", "grpc_service", "grpc_method")
@@ -116,7 +115,7 @@ class CallMetrics:
         return {**counts.received, **{path: counts.started[path] for path in self._unary}}
 
     def _sent(self) -> Mapping[bytes, int]:
-        counts: Counts = self._counts
+        counts = self._counts
         return {**counts.sent, **{path: counts.ended[path, Code.OK] for path in self._unary}}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from rusd.metrics.family import Family, Kind, Reading, Value
+from rusd.metrics.family import Family, Reading, Value, counter, gauge, histogram
 from rusd.node.peer_traffic import Traffic, Transfers
 from rusd.node.peers import Peers
 from rusd.node.snapshots import Snapshots
@@ -24,50 +24,43 @@ def peer_families(peers: Peers, snapshots: Snapshots, local: int) -> list[Family
 
     pair, to, sender = ("Local", "Remote"), ("To",), ("From",)
     return [
-        Family(
-            Kind.GAUGE,
+        gauge(
             "etcd_network_active_peers",
             "Whether messages pass both ways between this member and another: 1, or 0.",
             of_pairs(lambda member, _: peers.active_since(member) is not None),
             pair,
         ),
-        Family(
-            Kind.COUNTER,
+        counter(
             "etcd_network_disconnected_peers_total",
             "How often the connection to a member was lost.",
             of_pairs(lambda _, traffic: traffic.losses),
             pair,
         ),
-        Family(
-            Kind.COUNTER,
+        counter(
             "etcd_network_peer_sent_bytes_total",
             "Bytes sent to a member, but for snapshots.",
             of_peers(lambda _, traffic: traffic.sent),
             to,
         ),
-        Family(
-            Kind.COUNTER,
+        counter(
             "etcd_network_peer_received_bytes_total",
             "Bytes received from a member, but for snapshots.",
             of_peers(lambda _, traffic: traffic.received),
             sender,
         ),
-        Family(
-            Kind.COUNTER,
+        counter(
             "etcd_network_peer_sent_failures_total",
             "Messages to a member that could not be sent.",
             of_peers(lambda _, traffic: traffic.dropped),
             to,
         ),
-        Family(
-            Kind.HISTOGRAM,
+        histogram(
             "etcd_network_peer_round_trip_time_seconds",
             "Time from a ping of a member to its answer.",
             of_peers(lambda _, traffic: traffic.round_trips),
             to,
         ),
-        Family(
-            Kind.GAUGE,
+        gauge(
             "rusd_peer_waiting_bytes",
             "Bytes that wait to be sent to a member.",
             of_peers(lambda member, _: peers.unsent(member)),
@@ -86,29 +79,25 @@ def _transfers(
 
     name = f"etcd_network_snapshot_{way}"
     return [
-        Family(
-            Kind.COUNTER,
+        counter(
             f"{name}_success",
             f"Snapshots of which the {way} succeeded.",
             of(lambda each: each.succeeded),
             labels,
         ),
-        Family(
-            Kind.COUNTER,
+        counter(
             f"{name}_failures",
             f"Snapshots of which the {way} failed.",
             of(lambda each: each.failed),
             labels,
         ),
-        Family(
-            Kind.GAUGE,
+        gauge(
             f"{name}_inflights_total",
             f"Snapshots of which the {way} is under way.",
             of(lambda each: each.under_way),
             labels,
         ),
-        Family(
-            Kind.HISTOGRAM,
+        histogram(
             f"{name}_total_duration_seconds",
             f"Time of the {way} of a snapshot.",
             of(lambda each: each.seconds),
