@@ -27,7 +27,7 @@ from rusd.auth.errors import (
     UserNotFoundError,
 )
 from rusd.auth.permissions import OPEN, Intervals, is_range
-from rusd.mvcc.tables import rows
+from rusd.mvcc.tables import rows_under
 from rusd.pb.auth_pb2 import Permission, Role, User, UserAddOptions
 
 M = TypeVar("M", User, Role)
@@ -105,9 +105,9 @@ class AuthStore:
         self.enabled = state.get(ENABLED_ROW) is not None
         revision: bytes | None = state.get(REVISION_ROW)
         self.revision = _FIRST_REVISION if revision is None else _REVISION.unpack(revision)[0]
-        users = (User.FromString(row) for _, row in rows(state, *_range(USER_PREFIX)))
+        users = (User.FromString(row) for _, row in rows_under(state, USER_PREFIX))
         self._users = {user.name.decode(): user for user in users}
-        roles = (Role.FromString(row) for _, row in rows(state, *_range(ROLE_PREFIX)))
+        roles = (Role.FromString(row) for _, row in rows_under(state, ROLE_PREFIX))
         self._roles = {role.name.decode(): role for role in roles}
         self._changed()
 
@@ -339,8 +339,3 @@ def _copy(message: M) -> M:
 
 def _is_for(permission: Permission, other: Permission) -> bool:
     return permission.key == other.key and permission.range_end == other.range_end
-
-
-def _range(prefix: bytes) -> tuple[bytes, bytes]:
-    """All names with a prefix that ends in a slash."""
-    return prefix, prefix[:-1] + b"0"

@@ -56,6 +56,11 @@ def rows(table: Rdict, start: bytes, end: bytes | None) -> Iterator[tuple[bytes,
     return _keeping(options, cast(Iterator[tuple[bytes, bytes]], items))
 
 
+def rows_under(table: Rdict, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The rows whose keys begin with a prefix that ends in a slash, as `rows` gives them."""
+    return rows(table, prefix, prefix[:-1] + b"0")
+
+
 def values(table: Rdict, start: bytes, end: bytes | None) -> Iterator[bytes]:
     """The values of the rows of [start, end), as they are at this moment, in key order."""
     options = _up_to(end)

@@ -9,7 +9,7 @@ from rusd.config import Config, InitialMember, same_urls
 from rusd.lease.lessor import ROW_PREFIX, Lessor
 from rusd.log import Logger
 from rusd.mvcc.keyspace import Applied, Keyspace
-from rusd.mvcc.tables import rows
+from rusd.mvcc.tables import rows_under
 from rusd.node.alarms import Alarms
 from rusd.node.apply import Applier
 from rusd.node.identity import cluster_id, member_id
@@ -191,7 +191,7 @@ def recover(
             size=wal.torn.size,
         )
     state = engine.tables.state
-    lessor.load(rows(state, ROW_PREFIX, ROW_PREFIX + b"\xff" * 9))
+    lessor.load(rows_under(state, ROW_PREFIX))
     keyspace = Keyspace(engine.tables, lessor)
     membership = Membership.load(state)
     if membership is None:

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from rocksdict import Rdict
 
-from rusd.mvcc.tables import rows
+from rusd.mvcc.tables import rows_under
 from rusd.pb.rpc_pb2 import Member
 from rusd.raft.confchange import Change, ChangeKind, ConfChange
 from rusd.raft.message import ConfState
@@ -149,13 +149,11 @@ class Membership:
         snapshot that was installed. Who this member is stays.
         """
         self.members.clear()
-        for _, row in rows(state, *_range(_MEMBER)):
+        for _, row in rows_under(state, _MEMBER):
             member = Member.FromString(row)
             self.members[member.ID] = member
         self.removed.clear()
-        self.removed.update(
-            _ID.unpack_from(name, -8)[0] for name, _ in rows(state, *_range(_REMOVED))
-        )
+        self.removed.update(_ID.unpack_from(name, -8)[0] for name, _ in rows_under(state, _REMOVED))
         stored: bytes | None = state.get(_CONF_STATE_ROW)
         # Without the row it is of a time when a cluster had one member.
         self.conf_state = (
@@ -296,7 +294,3 @@ def _take(ids: Iterator[int], count: int) -> tuple[int, ...]:
 
 def _member_row(member: Member) -> tuple[bytes, bytes]:
     return _MEMBER + _ID.pack(member.ID), member.SerializeToString(deterministic=True)
-
-
-def _range(prefix: bytes) -> tuple[bytes, bytes]:
-    return prefix, prefix + b"\xff" * 9

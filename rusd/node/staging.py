@@ -17,7 +17,7 @@ from zlib import crc32
 
 from rusd.lease.lessor import ROW_PREFIX, Lessor
 from rusd.mvcc.keyspace import Applied, Keyspace
-from rusd.mvcc.tables import new_batch, rows
+from rusd.mvcc.tables import new_batch, rows_under
 from rusd.node.peer_wire import PeerProtocolError
 from rusd.node.snapshot_wire import FileInfo
 from rusd.raft.message import Snapshot
@@ -165,7 +165,7 @@ class Prepared:
         state = engine.tables.state
         # Its clock stands still: what counts of it is what the log promises.
         self.lessor = Lessor(lambda: 0.0)
-        self.lessor.load(rows(state, ROW_PREFIX, ROW_PREFIX + b"\xff" * 9))
+        self.lessor.load(rows_under(state, ROW_PREFIX))
         self.keyspace = Keyspace(engine.tables, self.lessor)
 
     def close(self) -> None:
