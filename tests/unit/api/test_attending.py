@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ class Member:
             UnaryMethod("/etcdserverpb.KV/DeleteRange", self.delete),
         ]
         self.attendants = Attendants()
-        self.attend: Callable[[InnerClient, Send], object] = lambda _client, _send: None
+        self.attend: Callable[[InnerClient, Send], Awaitable[object]]
         streams = [
             StreamMethod("/etcdserverpb.Watch/Watch", self.watch),
             self.attendants.method("/test", LockRequest, self._attend),
@@ -58,7 +59,7 @@ class Member:
     async def _attend(self, client: InnerClient, request: LockRequest, send: Send) -> None:
         assert request.lease == 5
         try:
-            await self.attend(client, send)  # type: ignore[misc]
+            await self.attend(client, send)
         except asyncio.CancelledError:
             self.ended.append("cancelled")
             raise
@@ -106,10 +107,10 @@ class Member:
                 await asyncio.sleep(0)
 
 
-def run(test: Callable[[Member], object]) -> None:
+def run(test: Callable[[Member], Awaitable[object]]) -> None:
     async def main() -> None:
         member = Member()
-        await test(member)  # type: ignore[misc]
+        await test(member)
 
     asyncio.run(main())
 
@@ -241,8 +242,8 @@ def events_of(member: Member) -> list[bytes | Exception | None]:
     return seen
 
 
-def response(*keys: bytes, **fields: object) -> bytes:
-    made = WatchResponse(**fields)  # type: ignore[arg-type]
+def response(*keys: bytes, **fields: Any) -> bytes:
+    made = WatchResponse(**fields)
     made.events.extend(Event(kv={"key": key}) for key in keys)
     return made.SerializeToString()
 

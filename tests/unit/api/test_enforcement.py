@@ -45,7 +45,7 @@ from rusd.pb.rpc_pb2 import (
 from rusd.wire.grpc import Status
 from rusd.wire.service import Call, RequestHead, StreamHandler
 from tests.unit.api.fakes import RecordedStream
-from tests.unit.node.running import SECONDS, Recorder, Running, running, until
+from tests.unit.node.running import SECONDS, Running, running, until
 from tests.unit.node.users import BOTH, READ, RIGHTS, WRITE, Calling, Users
 
 EVERYBODY = (None, *RIGHTS, "root")
@@ -60,8 +60,8 @@ class Client(RecordedStream):
     def __init__(self, user: str | None, token: bytes | None = None) -> None:
         super().__init__()
         self.head = RequestHead(b"", {} if token is None else {b"token": token})
-        self.connection = Recorder()
-        self.connection.common_name = user  # type: ignore[attr-defined]
+        self.connection = Connection(user, None)
+        self.handler: StreamHandler | None = None
 
     def responses(self) -> list[WatchResponse]:
         found = [WatchResponse.FromString(message) for message in self.sent]
@@ -137,21 +137,19 @@ class Scene:
 
     def watch(self, client: Client, **create: Any) -> WatchResponse:
         """Creates a watcher; the answer to that."""
-        if not hasattr(client, "handler"):
+        if client.handler is None:
             (method,) = self.watches.methods()
-            client.handler = method.open(client.stream)  # type: ignore[attr-defined]
+            client.handler = method.open(client.stream)
         request = WatchRequest(create_request=WatchCreateRequest(**create))
-        handler: StreamHandler = client.handler  # type: ignore[attr-defined]
-        handler.message(request.SerializeToString())
+        client.handler.message(request.SerializeToString())
         (response,) = client.responses()
         return response
 
     def keep_alive(self, client: Client, lease: int) -> list[int | Status | None]:
         """TTLs that were answered to it, or how the stream ended."""
-        if not hasattr(client, "handler"):
-            client.handler = self.leases.open_keep_alive(client.stream)  # type: ignore[attr-defined]
-        handler: StreamHandler = client.handler  # type: ignore[attr-defined]
-        handler.message(LeaseKeepAliveRequest(ID=lease).SerializeToString())
+        if client.handler is None:
+            client.handler = self.leases.open_keep_alive(client.stream)
+        client.handler.message(LeaseKeepAliveRequest(ID=lease).SerializeToString())
         ttls = [LeaseKeepAliveResponse.FromString(message).TTL for message in client.sent]
         client.sent.clear()
         return [*ttls, *client.ended]
@@ -340,7 +338,8 @@ def test_a_watch_with_a_bad_token_is_refused_and_what_no_right_would_help_is_tol
         assert response.cancel_reason == errors.COMPACTED.message
         response = scene.watch(Client("reader"), key=b"a", range_end=b"a")
         assert response.cancel_reason == "mvcc: watcher range is empty"
-        client.handler.message(  # type: ignore[attr-defined]
+        assert client.handler is not None
+        client.handler.message(
             WatchRequest(progress_request=WatchProgressRequest()).SerializeToString()
         )
         assert not client.sent, "who is nobody is told of no progress"

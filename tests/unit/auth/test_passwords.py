@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import bcrypt
@@ -19,13 +19,15 @@ T = TypeVar("T")
 CHEAP = 4
 
 
-def run(work: Callable[[Passwords], object], cost: int = CHEAP, queued: int = 100) -> None:
+def run(
+    work: Callable[[Passwords], Awaitable[object]], cost: int = CHEAP, queued: int = 100
+) -> None:
     """Runs an async function with the passwords of a new loop."""
 
     async def wrapped() -> None:
         passwords = Passwords(cost, queued)
         try:
-            await work(passwords)  # type: ignore[misc]
+            await work(passwords)
         finally:
             passwords.stop()
 

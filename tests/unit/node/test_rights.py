@@ -23,6 +23,7 @@ from rusd.pb.rpc_pb2 import (
     CORRUPT,
     NOSPACE,
     AlarmRequest,
+    AlarmType,
     CompactionRequest,
     Compare,
     DeleteRangeRequest,
@@ -355,13 +356,13 @@ def state(member: Running) -> list[Any]:
 
 
 @pytest.mark.parametrize("alarm", [NOSPACE, CORRUPT])
-def test_an_alarm_takes_no_check_away(tmp_path: Path, alarm: int) -> None:
+def test_an_alarm_takes_no_check_away(tmp_path: Path, alarm: AlarmType) -> None:
     """In etcd 3.5 one forgets all checks while an alarm is raised (fixed in 3.6)."""
 
     async def test(users: Users) -> None:
-        raised = AlarmRequest(action=AlarmRequest.ACTIVATE, memberID=1, alarm=alarm)  # type: ignore[arg-type]
+        raised = AlarmRequest(action=AlarmRequest.ACTIVATE, memberID=1, alarm=alarm)
         assert refusal(await users.ask("root", Kind.ALARM, raised)) is None
-        cleared = AlarmRequest(action=AlarmRequest.DEACTIVATE, memberID=1, alarm=alarm)  # type: ignore[arg-type]
+        cleared = AlarmRequest(action=AlarmRequest.DEACTIVATE, memberID=1, alarm=alarm)
         assert await users.ask("both", Kind.ALARM, cleared) == errors.PERMISSION_DENIED
         deletion = DeleteRangeRequest(key=b"z")
         refused = errors.PERMISSION_DENIED if alarm == NOSPACE else errors.CORRUPT
