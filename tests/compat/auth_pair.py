@@ -7,7 +7,7 @@ import grpc
 from rusd.pb import rpc_pb2 as rpc
 from tests.compat.auth_steps import FORGED, Act, AuthStep, KeepAliveBy, Login, WatchBy
 from tests.compat.client import ANSWER_SECONDS, Answer, Client, Metadata
-from tests.compat.pair import DifferenceError
+from tests.compat.pair import DifferenceError, same
 
 _CODES = {
     "auth: user name is empty": "INVALID_ARGUMENT",
@@ -87,7 +87,7 @@ class AuthPair:
                     # A user without a password that etcd 3.5 deletes right after it was changed
                     # is there for logins until the next write: they read what was buffered.
                     expected = LOGIN_FAILED
-                _same(expected, seen)
+                same(expected, seen)
                 if first:
                     self._tokens[user] = first, second
                     self._refused.discard(user)
@@ -96,7 +96,7 @@ class AuthPair:
                     client.keep_alive(lease, metadata)
                     for client, metadata in zip(self._clients, self._metadata(user), strict=True)
                 )
-                _same(expected, seen)
+                same(expected, seen)
             case WatchBy():
                 self._watch(step)
 
@@ -118,7 +118,7 @@ class AuthPair:
         malformed = expected.code == "INVALID_ARGUMENT" and expected.details not in _OF_TOKENS
         if seen == BAD_TOKEN and malformed:
             return  # rusd looks at the token first, etcd at the request
-        _same(expected, seen)
+        same(expected, seen)
         if expected.response is None:
             return
         header: rpc.ResponseHeader = getattr(expected.response, "header", rpc.ResponseHeader())
@@ -146,15 +146,10 @@ class AuthPair:
             stream.wait(partial(_answered, stream.controls, stream.faults))
             answers.append((stream.controls[:1], stream.faults))
             stream.close()
-        _same(*answers)
+        same(*answers)
         if not any(answers[0]):
             raise DifferenceError(f"no answer to {watch}")
 
 
 def _answered(controls: list[rpc.WatchResponse], faults: list[str]) -> bool:
     return bool(controls or faults)
-
-
-def _same(expected: object, seen: object) -> None:
-    if expected != seen:
-        raise DifferenceError(f"\n  reference: {expected}\n  subject:   {seen}")

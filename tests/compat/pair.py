@@ -107,7 +107,7 @@ class Pair:
                 self._call(step)
             case KeepAlive(lease):
                 answers = [client.keep_alive(lease) for client in self._clients]
-                _same(*answers)
+                same(*answers)
             case Watch(stream, request):
                 self._watch(stream, request)
             case CloseStream(stream):
@@ -121,7 +121,7 @@ class Pair:
             self._leave_history()
         waiting = [client.begin(call.method, call.request) for client in self._clients]
         expected, seen = (answer() for answer in waiting)
-        _same(expected, seen)
+        same(expected, seen)
         if expected.response is not None:
             header: rpc.ResponseHeader = getattr(expected.response, "header")  # noqa: B009
             self.revision = max(self.revision, header.revision)
@@ -245,7 +245,8 @@ def _controls(pair: _StreamPair, known: int, at_most: int) -> list[rpc.WatchResp
     return reference
 
 
-def _same(expected: object, seen: object) -> None:
+def same(expected: object, seen: object) -> None:
+    """Raise DifferenceError unless both servers gave the same."""
     if expected != seen:
         raise DifferenceError(f"\n  reference: {expected}\n  subject:   {seen}")
 
