@@ -15,6 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 from cluster.tls.__main__ import write_all
 from rusd.pb import auth_pb2 as auth
 from rusd.pb import rpc_pb2 as rpc
+from tests.certificates import Certificates
 from tests.compat.auth_matrix import CALLERS, OK, ROWS, Row, Step
 from tests.compat.client import ANSWER_SECONDS, PATHS, Client, Metadata
 from tests.members import Member, free_ports
@@ -134,26 +135,22 @@ def _reason(answer: rpc.WatchResponse) -> str:
     return f"{code} {found[2]}"
 
 
-def _site(command: Sequence[str], folder: Path, certificates: Path, stack: ExitStack) -> Site:
+def _site(
+    command: Sequence[str], folder: Path, certificates: Certificates, stack: ExitStack
+) -> Site:
     """A server that listens with TLS and without."""
     member = Member(command, folder)
     port = free_ports(1)[0]
     member.flags = (
         *("--listen-client-urls", f"{member.client_url},https://127.0.0.1:{port}"),
-        *("--cert-file", str(certificates / "server.crt")),
-        *("--key-file", str(certificates / "server.key")),
-        *("--trusted-ca-file", str(certificates / "ca.crt")),
+        *certificates.pair("server"),
+        *("--trusted-ca-file", certificates["ca.crt"]),
         *("--client-cert-auth", "--bcrypt-cost", "4", "--auth-token-ttl", str(TTL)),
     )
     stack.callback(member.close)
     member.start()
-    credentials = grpc.ssl_channel_credentials(
-        (certificates / "ca.crt").read_bytes(),
-        (certificates / "user-user.key").read_bytes(),
-        (certificates / "user-user.crt").read_bytes(),
-    )
     secure = grpc.secure_channel(
-        f"127.0.0.1:{port}", credentials, options=[("grpc.enable_http_proxy", 0)]
+        f"127.0.0.1:{port}", certificates.credentials(), options=[("grpc.enable_http_proxy", 0)]
     )
     return Site(
         member,
@@ -171,10 +168,11 @@ def sites(
     """Real etcd and the server under test, after the time in which a token expires."""
     folder = tmp_path_factory.mktemp("matrix")
     write_all(folder / "certificates", users=("user",))
+    certificates = Certificates(folder / "certificates", client="user-user")
     with ExitStack() as stack:
         both = (
-            _site(etcd_command, folder / "etcd", folder / "certificates", stack),
-            _site(subject_command, folder / "subject", folder / "certificates", stack),
+            _site(etcd_command, folder / "etcd", certificates, stack),
+            _site(subject_command, folder / "subject", certificates, stack),
         )
         for site in both:
             site.prepare()
