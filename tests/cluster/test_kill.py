@@ -4,6 +4,7 @@ import random
 import re
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -58,6 +59,11 @@ def values_at(client: Client, key: bytes, revision: int) -> list[bytes]:
     return [found.value for found in response.kvs]
 
 
+def has_more(record: Record, known: int) -> bool:
+    """Whether more than `known` revisions are acknowledged."""
+    return len(record.acknowledged) > known
+
+
 @pytest.mark.timeout(7200)
 def test_no_acknowledged_write_is_lost_when_the_member_is_killed(
     member: Member, request: pytest.FixtureRequest
@@ -99,7 +105,7 @@ def test_no_acknowledged_write_is_lost_when_the_member_is_killed(
         if run < kills:
             known = len(record.acknowledged)
             writers = Writers(member, record, WRITERS, run, seed)
-            wait_for(lambda known=known: len(record.acknowledged) > known, 30, "a write")  # type: ignore[misc]
+            wait_for(partial(has_more, record, known), 30, "a write")
             time.sleep(chosen.uniform(0, 0.3))  # the moment of the kill is the random input
             if compacted < checked and chosen.random() < 0.3:
                 compacted = chosen.randint(compacted + 1, checked)

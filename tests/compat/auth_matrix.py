@@ -10,7 +10,8 @@ one was fixed, or because rusd looks at a token before it looks at the request.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypedDict, Unpack
 
 from google.protobuf.message import Message
 
@@ -84,6 +85,21 @@ def _alike(caller: str) -> str:
     return {"expired_token": "bad_token", "certificate": "user"}.get(caller, caller)
 
 
+class _Expected(TypedDict, total=False):
+    """What a row may say beside its request."""
+
+    stranger: str
+    user: str
+    root: str
+    anonymous: str
+    bad_token: str
+    etcd: Mapping[str, str]
+    before: tuple[Step, ...]
+    after: tuple[Step, ...]
+    in_etcd: bool
+    in_rusd: bool
+
+
 # etcd 3.5 forgets to turn these errors into gRPC's (etcd's pull request 15759).
 _BARE = {
     "anonymous": "UNKNOWN auth: user name is empty",
@@ -92,42 +108,47 @@ _BARE = {
     "user": "UNKNOWN auth: permission denied",
 }
 # These services call KV and Lease for their callers, and say UNKNOWN where those say why.
-_THROUGH = {
+_THROUGH: _Expected = {
     "anonymous": "UNKNOWN etcdserver: user name is empty",
     "bad_token": "UNKNOWN etcdserver: invalid auth token",
     "stranger": "UNKNOWN etcdserver: permission denied",
 }
 
 
-def _kv(method: str, what: str, request: Message, **expected: object) -> Row:
-    return Row(f"/etcdserverpb.KV/{method}", what, request, **expected)  # type: ignore[arg-type]
+def _kv(method: str, what: str, request: Message, **expected: Unpack[_Expected]) -> Row:
+    return Row(f"/etcdserverpb.KV/{method}", what, request, **expected)
 
 
-def _lease(method: str, what: str, request: Message, **expected: object) -> Row:
-    return Row(f"/etcdserverpb.Lease/{method}", what, request, **expected)  # type: ignore[arg-type]
+def _lease(method: str, what: str, request: Message, **expected: Unpack[_Expected]) -> Row:
+    return Row(f"/etcdserverpb.Lease/{method}", what, request, **expected)
 
 
-def _watch(what: str, create: rpc.WatchCreateRequest, **expected: object) -> Row:
+def _watch(what: str, create: rpc.WatchCreateRequest, **expected: Unpack[_Expected]) -> Row:
     request = rpc.WatchRequest(create_request=create)
-    return Row("/etcdserverpb.Watch/Watch", what, request, **expected)  # type: ignore[arg-type]
+    return Row("/etcdserverpb.Watch/Watch", what, request, **expected)
 
 
-def _root(service: str, method: str, what: str, request: Message, **expected: object) -> Row:
+def _root(
+    service: str, method: str, what: str, request: Message, **expected: Unpack[_Expected]
+) -> Row:
     """A row of what root alone may do."""
-    path = f"/etcdserverpb.{service}/{method}"
-    return Row(path, what, request, **{"user": DENIED, **expected})  # type: ignore[arg-type]
+    row = Row(f"/etcdserverpb.{service}/{method}", what, request, user=DENIED)
+    return replace(row, **expected)
 
 
-def _any(service: str, method: str, what: str, request: Message, **expected: object) -> Row:
+def _any(
+    service: str, method: str, what: str, request: Message, **expected: Unpack[_Expected]
+) -> Row:
     """A row of what every user may do."""
-    path = f"/etcdserverpb.{service}/{method}"
-    return Row(path, what, request, **{"stranger": OK, **expected})  # type: ignore[arg-type]
+    row = Row(f"/etcdserverpb.{service}/{method}", what, request, stranger=OK)
+    return replace(row, **expected)
 
 
-def _through(service: str, method: str, what: str, request: Message, **expected: object) -> Row:
+def _through(
+    service: str, method: str, what: str, request: Message, **expected: Unpack[_Expected]
+) -> Row:
     """A row of a service that calls others for its caller."""
-    path = f"/{service}/{method}"
-    return Row(path, what, request, **{**_THROUGH, **expected})  # type: ignore[arg-type]
+    return replace(Row(f"/{service}/{method}", what, request, **_THROUGH), **expected)
 
 
 def _txn(*operations: rpc.RequestOp, otherwise: tuple[rpc.RequestOp, ...] = ()) -> rpc.TxnRequest:
@@ -138,8 +159,8 @@ def _range(key: bytes, end: bytes = b"") -> rpc.RequestOp:
     return rpc.RequestOp(request_range=rpc.RangeRequest(key=key, range_end=end))
 
 
-def _put(key: bytes, **more: object) -> rpc.RequestOp:
-    return rpc.RequestOp(request_put=rpc.PutRequest(key=key, **more))  # type: ignore[arg-type]
+def _put(key: bytes, lease: int = 0, prev_kv: bool = False) -> rpc.RequestOp:
+    return rpc.RequestOp(request_put=rpc.PutRequest(key=key, lease=lease, prev_kv=prev_kv))
 
 
 def _delete(key: bytes, prev_kv: bool = False) -> rpc.RequestOp:
@@ -156,6 +177,7 @@ _OTHERS_LEASE: tuple[Step, ...] = (
     ("Put", rpc.PutRequest(key=b"z-leased", lease=12)),
 )
 _NO_OTHERS_LEASE: tuple[Step, ...] = (("LeaseRevoke", rpc.LeaseRevokeRequest(ID=12)),)
+_LEASE_EXISTS = "FAILED_PRECONDITION etcdserver: lease already exists"
 _NO_SUCH_LEASE = "NOT_FOUND etcdserver: requested lease not found"
 _NO_SUCH_MEMBER = "NOT_FOUND etcdserver: member not found"
 _NO_SUCH_USER = "FAILED_PRECONDITION etcdserver: user name not found"
@@ -267,9 +289,9 @@ ROWS: tuple[Row, ...] = (
         "LeaseGrant",
         "id in use",
         rpc.LeaseGrantRequest(TTL=9, ID=10),
-        **dict.fromkeys(
-            ("stranger", "user", "root"), "FAILED_PRECONDITION etcdserver: lease already exists"
-        ),
+        stranger=_LEASE_EXISTS,
+        user=_LEASE_EXISTS,
+        root=_LEASE_EXISTS,
     ),
     _any("Lease", "LeaseGrant", "new", rpc.LeaseGrantRequest(TTL=9)),
     _lease(
@@ -293,7 +315,9 @@ ROWS: tuple[Row, ...] = (
         "LeaseRevoke",
         "none",
         rpc.LeaseRevokeRequest(ID=99),
-        **dict.fromkeys(("stranger", "user", "root"), _NO_SUCH_LEASE),
+        stranger=_NO_SUCH_LEASE,
+        user=_NO_SUCH_LEASE,
+        root=_NO_SUCH_LEASE,
     ),
     _lease("LeaseKeepAlive", "own", rpc.LeaseKeepAliveRequest(ID=11)),
     _lease(

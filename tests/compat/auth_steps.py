@@ -185,8 +185,7 @@ class AuthGenerator(Generator):
                 prev_kv = self._chance(0.3)
                 request = rpc.DeleteRangeRequest(key=key, range_end=end, prev_kv=prev_kv)
             case "Txn":
-                drawn = self._txn()
-                request = drawn.request  # type: ignore[union-attr]
+                request = self._txn().request
             case _:
                 request = rpc.CompactionRequest(revision=self._any_revision())
         return Act(user, method, request)

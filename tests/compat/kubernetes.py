@@ -99,19 +99,33 @@ class ApiServer:
 
     # Lists
 
-    def range(self, prefix: str, **fields: object) -> Answer:
-        """A Range of all under a prefix."""
+    def range(
+        self,
+        prefix: str,
+        *,
+        start: bytes = b"",
+        limit: int = 0,
+        revision: int = 0,
+        keys_only: bool = False,
+        count_only: bool = False,
+    ) -> Answer:
+        """A Range of all under a prefix, or of those from the key `start` on."""
         key = key_of(prefix)
-        request = rpc.RangeRequest(key=key, range_end=prefix_end(key))
-        request.MergeFrom(rpc.RangeRequest(**fields))  # type: ignore[arg-type]
+        request = rpc.RangeRequest(
+            key=start or key,
+            range_end=prefix_end(key),
+            limit=limit,
+            revision=revision,
+            keys_only=keys_only,
+            count_only=count_only,
+        )
         return self.client.call("Range", request)
 
     def page(
         self, prefix: str, limit: int, start: bytes = b"", revision: int = 0
     ) -> tuple[Answer, Page | None]:
         """One page: the first without `start`, the others at the first one's revision."""
-        fields: dict[str, object] = {"limit": limit, "revision": revision}
-        answer = self.range(prefix, **fields, **({"key": start} if start else {}))
+        answer = self.range(prefix, start=start, limit=limit, revision=revision)
         response = answer.response
         if not isinstance(response, rpc.RangeResponse):
             return answer, None

@@ -232,7 +232,7 @@ class Generator:
     def _settle(self) -> Step:
         return Settle()
 
-    def _txn(self) -> Step:
+    def _txn(self) -> Call:
         if self._chance(0.03):
             operations = self._random.choice((127, 128, 129))
             many = [rpc.RequestOp(request_range=rpc.RangeRequest(key=b"a"))] * operations

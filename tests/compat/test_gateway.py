@@ -236,9 +236,11 @@ def _cors(headers: dict[str, str]) -> dict[str, str]:
 
 def _comparable(data: bytes) -> object:
     try:
-        return {**comparable(json.loads(data)), "header": None}  # type: ignore[dict-item]
+        content = comparable(json.loads(data))
     except ValueError:
         return data
+    assert isinstance(content, dict)
+    return {**content, "header": None}
 
 
 @pytest.mark.parametrize(
@@ -254,11 +256,9 @@ def _comparable(data: bytes) -> object:
     ids=str,
 )
 def test_headers_of_a_request(headers: dict[str, str], reference: Member, subject: Member) -> None:
-    body: str | bytes = f'{{"key":"{FOO}","count_only":true}}'
+    body = f'{{"key":"{FOO}","count_only":true}}'.encode()
     if "Transfer-Encoding" in headers:
-        body = b"5\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (
-            body[:5].encode(), len(body) - 5, body[5:].encode()  # type: ignore[union-attr]
-        )  # fmt: skip
+        body = b"5\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (body[:5], len(body) - 5, body[5:])
     expected, seen = (
         post(member, "/v3/kv/range", body, headers) for member in (reference, subject)
     )
@@ -345,20 +345,21 @@ def locked_members(reference: Member, subject: Member) -> Iterator[tuple[Member,
 
 
 def test_locks_and_elections(locked: tuple[Member, Member]) -> None:
-    def ask_both(path: str, body: str) -> object:
+    def ask_both(path: str, body: str) -> dict[str, object]:
         expected, seen = (post(member, path, body) for member in locked)
         assert seen._replace(body=comparable(seen.body)) == expected._replace(
             body=comparable(expected.body)
         ), path
+        assert isinstance(seen.body, dict)
         return seen.body
 
     key = b64("l/65")
-    assert ask_both("/v3/lock/lock", f'{{"name":"{b64("l")}","lease":"101"}}')["key"] == key  # type: ignore[index]
+    assert ask_both("/v3/lock/lock", f'{{"name":"{b64("l")}","lease":"101"}}')["key"] == key
     ask_both("/v3/lock/lock", f'{{"name":"{b64("l")}","lease":"101"}}')
     ask_both("/v3/lock/unlock", f'{{"key":"{key}"}}')
     ask_both("/v3/lock/lock", '{"lease":"102"}')
     leader = ask_both("/v3/election/campaign", '{"name":"ZQ==","lease":"101","value":"MQ=="}')
-    leader_key = json.dumps(leader["leader"])  # type: ignore[index]
+    leader_key = json.dumps(leader["leader"])
     ask_both("/v3/election/campaign", '{"name":"ZQ==","lease":"101","value":"Mg=="}')
     ask_both("/v3/election/leader", '{"name":"ZQ=="}')
     ask_both("/v3/election/proclaim", f'{{"leader":{leader_key},"value":"Mw=="}}')
@@ -415,8 +416,16 @@ def test_a_large_value_passes_and_a_larger_one_is_refused(
         assert (seen.status, _message(seen)) == (expected.status, _message(expected))
         if seen.status == 200:
             big = f'{{"key":"{FOO}"}}'
-            found = [post(member, "/v3/kv/range", big).body for member in (reference, subject)]
-            assert comparable(found[0]["kvs"][0]["value"]) == found[1]["kvs"][0]["value"]  # type: ignore[index]
+            found = [_value(post(member, "/v3/kv/range", big)) for member in (reference, subject)]
+            assert comparable(found[0]) == found[1]
+
+
+def _value(answer: Answer) -> str:
+    """Of the first key."""
+    assert isinstance(answer.body, dict)
+    value = answer.body["kvs"][0]["value"]
+    assert isinstance(value, str)
+    return value
 
 
 def test_a_body_beyond_all_limits_is_http_413(subject: Member) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pytest
+from google.protobuf.message import Message
 
 from rusd.pb import kv_pb2 as kv
 from rusd.pb import rpc_pb2 as rpc
@@ -41,11 +42,11 @@ class Servers:
     etcd: Client
     ours: Client
 
-    def same(self, method: str, request: object) -> Answer:
+    def same(self, method: str, request: Message) -> Answer:
         """Call both; the answers must be equal but for the revision."""
         answers = []
         for client in (self.etcd, self.ours):
-            answer = client.call(method, request)  # type: ignore[arg-type]
+            answer = client.call(method, request)
             if answer.response is not None:
                 answer.response.ClearField("header")
             answers.append(answer)
