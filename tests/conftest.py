@@ -94,3 +94,10 @@ def subject(
     """One server under test for all tests of a module."""
     with running(subject_command, tmp_path_factory.mktemp("subject")) as member:
         yield member
+
+
+@pytest.fixture(params=["reference", "subject"], name="server")
+def each_server(request: pytest.FixtureRequest) -> Member:
+    """Real etcd, which checks the test itself, then the server under test."""
+    member: Member = request.getfixturevalue(request.param)
+    return member

@@ -16,13 +16,6 @@ SECONDS = 30.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
-@pytest.fixture(params=["reference", "subject"], name="server")
-def each_server(request: pytest.FixtureRequest) -> Member:
-    """Real etcd, which checks the test itself, then the server under test."""
-    member: Member = request.getfixturevalue(request.param)
-    return member
-
-
 def test_the_member_is_the_one_service_that_has_health(server: Member) -> None:
     with server.channel() as channel:
         stub = health_pb2_grpc.HealthStub(channel)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 
 from rusd.pb import election_pb2 as election
 from rusd.pb import lock_pb2 as lock
@@ -17,13 +18,6 @@ from tests.compat.client import Answer, Client
 from tests.members import Member, wait_for
 
 SECONDS = 30.0
-
-
-@pytest.fixture(params=["reference", "subject"], name="server")
-def each_server(request: pytest.FixtureRequest) -> Member:
-    """Real etcd, which checks the test itself, then the server under test."""
-    member: Member = request.getfixturevalue(request.param)
-    return member
 
 
 @pytest.fixture(name="client")
@@ -37,14 +31,14 @@ def connected(server: Member) -> Iterator[Client]:
 class Waiting:
     """A call in a thread of its own, which may take its time."""
 
-    def __init__(self, server: Member, method: str, request: object) -> None:
+    def __init__(self, server: Member, method: str, request: Message) -> None:
         self.answer: Answer | None = None
         self._client = Client(server.channel())
         self._thread = threading.Thread(target=self._call, args=(method, request), daemon=True)
         self._thread.start()
 
-    def _call(self, method: str, request: object) -> None:
-        answer = self._client.begin(method, request)  # type: ignore[arg-type]
+    def _call(self, method: str, request: Message) -> None:
+        answer = self._client.begin(method, request)
         self.answer = answer()
 
     def result(self) -> Answer:
