@@ -242,6 +242,19 @@ class Client:
 
         return _answer(result), token
 
+    def add_user(self, name: str, password: str = "") -> None:
+        """Make a user, who has a role of the same name; the name is the password, if there is none.
+
+        Before authentication is on.
+        """
+        for method, request in (
+            ("UserAdd", rpc.AuthUserAddRequest(name=name, password=password or name)),
+            ("RoleAdd", rpc.AuthRoleAddRequest(name=name)),
+            ("UserGrantRole", rpc.AuthUserGrantRoleRequest(user=name, role=name)),
+        ):
+            answer = self.call(method, request)
+            assert answer.code == "OK", (method, answer)
+
     def keep_alive(self, lease: int, metadata: Metadata = ()) -> Answer:
         """Refresh one lease on a stream of its own."""
         call = self._channel.stream_stream(

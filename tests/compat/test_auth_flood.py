@@ -23,9 +23,7 @@ def test_a_flood_of_logins_does_not_hold_up_writes(start_member: StartMember) ->
     with member.channel() as channel:
         client = Client(channel)
         for name in ("root", "ann"):
-            client.call("UserAdd", rpc.AuthUserAddRequest(name=name, password=name))
-            client.call("RoleAdd", rpc.AuthRoleAddRequest(name=name))
-            client.call("UserGrantRole", rpc.AuthUserGrantRoleRequest(user=name, role=name))
+            client.add_user(name)
         permission = auth.Permission(permType=auth.Permission.WRITE, key=b"k")
         grant = rpc.AuthRoleGrantPermissionRequest(name="ann", perm=permission)
         assert client.call("RoleGrantPermission", grant).code == "OK"

@@ -79,9 +79,7 @@ class Asked:
     def prepare(self) -> None:
         """Turn auth on."""
         for name in ("root", "user"):
-            self.client.call("UserAdd", rpc.AuthUserAddRequest(name=name, password=name))
-            self.client.call("RoleAdd", rpc.AuthRoleAddRequest(name=name))
-            self.client.call("UserGrantRole", rpc.AuthUserGrantRoleRequest(user=name, role=name))
+            self.client.add_user(name)
         assert self.client.call("AuthEnable", rpc.AuthEnableRequest()).code == "OK"
         self.root = (("token", self.client.login("root", "root")[1]),)
         self.user = (("token", self.client.login("user", "user")[1]),)

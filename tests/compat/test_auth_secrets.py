@@ -1,10 +1,7 @@
 """No password and no token is in what a member writes: not in its log, its data or its answers."""
 
 import json
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import pytest
 from rusd.pb import rpc_pb2 as rpc
 from rusd.storage.engine import tables_of
 from tests.compat.client import Client
+from tests.compat.gateway import ask
 from tests.conftest import StartMember
 from tests.members import Member, rusd_command
 
@@ -21,22 +19,14 @@ SIGNING_SECRET = "signing-Secret" * 5
 
 
 def _post(member: Member, path: str, body: dict[str, str], token: str = "") -> None:
-    request = urllib.request.Request(
-        f"{member.client_url}{path}",
-        json.dumps(body).encode(),
-        {"Authorization": token} if token else {},
-    )
-    with suppress(urllib.error.HTTPError), urllib.request.urlopen(request, timeout=30) as answer:
-        answer.read()
+    ask(member, "POST", path, json.dumps(body), {"Authorization": token} if token else {})
 
 
 def _live(member: Member) -> list[str]:
     """Log in, also with what is wrong, over gRPC and HTTP; return all tokens that came."""
     with member.channel() as channel:
         client = Client(channel)
-        client.call("UserAdd", rpc.AuthUserAddRequest(name="root", password=PASSWORDS[0]))
-        client.call("RoleAdd", rpc.AuthRoleAddRequest(name="root"))
-        client.call("UserGrantRole", rpc.AuthUserGrantRoleRequest(user="root", role="root"))
+        client.add_user("root", PASSWORDS[0])
         assert client.call("AuthEnable", rpc.AuthEnableRequest()).code == "OK"
         tokens = [client.login("root", PASSWORDS[0])[1]]
         first = (("token", tokens[0]),)
