@@ -2,7 +2,7 @@
 
 import http.client
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from functools import partial
@@ -13,8 +13,8 @@ import pytest
 
 from rusd.pb import rpc_pb2 as rpc
 from tests.certificates import Certificates
-from tests.conftest import StartMember
-from tests.members import Cluster, Member, free_ports, wait_for
+from tests.compat.client import Client
+from tests.members import Cluster, Member, free_ports, running, wait_for
 
 SECONDS = 30.0
 
@@ -101,36 +101,38 @@ def alarm(member: Member, kind: rpc.AlarmType, *, on: bool) -> None:
     """Raises, or clears, an alarm in the name of no member."""
     action = rpc.AlarmRequest.ACTIVATE if on else rpc.AlarmRequest.DEACTIVATE
     request = rpc.AlarmRequest(action=action, memberID=1, alarm=kind)
-    with member.channel() as channel:
-        channel.unary_unary("/etcdserverpb.Maintenance/Alarm")(
-            request.SerializeToString(), timeout=SECONDS
-        )
+    with closing(Client(member.channel())) as client:
+        assert client.call("Alarm", request).code == "OK"
 
 
 def add_learner(member: Member, peer_url: str) -> None:
     """Tells the cluster of one."""
     request = rpc.MemberAddRequest(peerURLs=[peer_url], isLearner=True)
-    with member.channel() as channel:
-        channel.unary_unary("/etcdserverpb.Cluster/MemberAdd")(
-            request.SerializeToString(), timeout=SECONDS
-        )
+    with closing(Client(member.channel())) as client:
+        assert client.call("MemberAdd", request).code == "OK"
 
 
-def has_no_leader(port: int) -> bool:
-    """Whether the member knows it."""
-    return "NO LEADER" in str(ask(port, "/health"))
+def has_no_leader(member: Member) -> bool:
+    """Whether the member knows it; unlike /health, `Status` never waits for a leader."""
+    with closing(Client(member.channel())) as client:
+        status = client.call("Status", rpc.StatusRequest()).response
+    return isinstance(status, rpc.StatusResponse) and status.leader == 0
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pair(
-    start_member: StartMember, etcd_command: Sequence[str], subject_command: Sequence[str]
-) -> list[tuple[Member, int]]:
-    """Real etcd and the subject, each with its port for metrics."""
-    started = []
-    for command, port in zip((etcd_command, subject_command), free_ports(2), strict=True):
-        flags = ("--listen-metrics-urls", f"http://127.0.0.1:{port}")
-        started.append((start_member(command, *flags), port))
-    return started
+    etcd_command: Sequence[str],
+    subject_command: Sequence[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[list[tuple[Member, int]]]:
+    """Real etcd and the subject, each with its port for metrics; tests leave them well."""
+    with ExitStack() as stack:
+        started = []
+        for command, port in zip((etcd_command, subject_command), free_ports(2), strict=True):
+            flags = ("--listen-metrics-urls", f"http://127.0.0.1:{port}")
+            member = running(command, tmp_path_factory.mktemp("member"), flags)
+            started.append((stack.enter_context(member), port))
+        yield started
 
 
 def compare(pair: list[tuple[Member, int]], paths: Sequence[str] = PATHS) -> None:
@@ -175,17 +177,14 @@ def test_alarms_are_told_unless_they_are_excluded(
 
 def test_auth_hides_health_from_nobody(pair: list[tuple[Member, int]]) -> None:
     for member, _ in pair:
-        with member.channel() as channel:
-            for method, request in (
-                ("UserAdd", rpc.AuthUserAddRequest(name="root", password="secret")),
-                ("RoleAdd", rpc.AuthRoleAddRequest(name="root")),
-                ("UserGrantRole", rpc.AuthUserGrantRoleRequest(user="root", role="root")),
-                ("AuthEnable", rpc.AuthEnableRequest()),
-            ):
-                channel.unary_unary(f"/etcdserverpb.Auth/{method}")(
-                    request.SerializeToString(), timeout=SECONDS
-                )
+        with closing(Client(member.channel())) as client:
+            client.add_user("root")
+            assert client.call("AuthEnable", rpc.AuthEnableRequest()).code == "OK"
     compare(pair)
+    for member, _ in pair:
+        with closing(Client(member.channel())) as client:
+            token = (("token", client.login("root", "root")[1]),)
+            assert client.call("AuthDisable", rpc.AuthDisableRequest(), token).code == "OK"
 
 
 def test_a_metrics_url_may_be_plain_where_clients_need_certificates(
@@ -245,10 +244,11 @@ def test_a_learner_and_a_member_without_a_leader_are_told_apart(
             for member in cluster.members[1:]:
                 member.kill()
         ports = [cluster.members[0].client_port for cluster in both]
-        for port in ports:
-            wait_for(partial(has_no_leader, port), SECONDS, "no leader")
+        for cluster in both:
+            wait_for(partial(has_no_leader, cluster.members[0]), SECONDS, "no leader")
         requests = [(port, path) for port in ports for path in LEADERLESS]
         with ThreadPoolExecutor(len(requests)) as threads:
             # A read that asks for a leader waits for one as long as any request.
             answers = list(threads.map(lambda request: ask(*request), requests))
         assert answers[len(LEADERLESS) :] == answers[: len(LEADERLESS)]
+        assert "NO LEADER" in str(answers[0])

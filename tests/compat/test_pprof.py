@@ -4,11 +4,13 @@ import gzip
 import http.client
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from rusd.pb import profile_pb2 as pb
 from rusd.pb import rpc_pb2 as rpc
+from tests.compat import gateway
 from tests.compat.client import Client
 from tests.conftest import StartMember
 from tests.members import Member
@@ -18,32 +20,21 @@ ROOT = "/debug/pprof"
 Answer = tuple[int, str | None, bytes]
 
 
-def ask(member: Member, path: str, method: str = "GET") -> Answer:
+def ask(member: Member, path: str) -> Answer:
     """Status, content type and body."""
-    connection = http.client.HTTPConnection("127.0.0.1", member.client_port, timeout=SECONDS)
-    connection.request(method, path)
-    answer = connection.getresponse()
-    body = answer.read()
-    connection.close()
-    return answer.status, answer.getheader("Content-Type"), body
-
-
-def start(
-    start_member: StartMember, commands: Sequence[Sequence[str]], *flags: str
-) -> list[Member]:
-    """Real etcd and the server under test."""
-    return [start_member(command, *flags) for command in commands]
+    status, _, headers, body = gateway.ask(member, "GET", path)
+    return status, headers.get("content-type"), body
 
 
 def test_the_paths_are_etcds(
     start_member: StartMember, etcd_command: Sequence[str], subject_command: Sequence[str]
 ) -> None:
     """With auth on too: no user is asked for. The contents differ with the language."""
-    members = start(start_member, (etcd_command, subject_command), "--enable-pprof")
+    commands = (etcd_command, subject_command)
+    members = [start_member(command, "--enable-pprof") for command in commands]
     for member in members:
         client = Client(member.channel())
-        client.call("UserAdd", rpc.AuthUserAddRequest(name="root", password="p"))
-        client.call("UserGrantRole", rpc.AuthUserGrantRoleRequest(user="root", role="root"))
+        client.add_user("root")
         assert client.call("AuthEnable", rpc.AuthEnableRequest()).code == "OK"
         client.close()
     for path in (
@@ -61,22 +52,16 @@ def test_the_paths_are_etcds(
             assert ours == theirs
     theirs, ours = (ask(member, f"{ROOT}/nonesuch") for member in members)
     assert ours[0] == theirs[0] == 404
-    # Two at once: one is refused.
-    for member in members:
-        answers: list[Answer] = []
-        threads = [
-            threading.Thread(
-                target=lambda member=member, answers=answers: answers.append(
-                    ask(member, f"{ROOT}/profile?seconds=2")
-                )
-            )
-            for _ in range(2)
+    with ThreadPoolExecutor(2 * len(members)) as threads:
+        # Two at once of each member: one is refused.
+        asked = [
+            [threads.submit(ask, member, f"{ROOT}/profile?seconds=2") for _ in range(2)]
+            for member in members
         ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(SECONDS)
-        refused, profile = sorted(answers, key=lambda answer: answer[0], reverse=True)
+    for answers in asked:
+        refused, profile = sorted(
+            (each.result() for each in answers), key=lambda answer: answer[0], reverse=True
+        )
         assert refused[0] == 500
         assert refused[2] == b"Could not enable CPU profiling: cpu profiling already in use\n"
         assert profile[0] == 200
