@@ -156,11 +156,12 @@ class Member:
         self.launch()
         return self.wait_ready(seconds)
 
-    def wait_ready(self, seconds: float = START_SECONDS) -> Self:
-        """Wait until the launched process serves."""
+    def wait_ready(self, seconds: float = START_SECONDS, healthy: bool = True) -> Self:
+        """Wait until the launched process serves; one with an alarm is never `healthy`."""
         try:
             wait_for(self._says_ready, seconds, "the ready line")
-            wait_for(self._healthy, seconds, "/health")
+            if healthy:
+                wait_for(self._healthy, seconds, "/health")
         except (TimeoutError, NotReadyError) as error:
             self.close()
             raise NotReadyError(f"{self.name}: {error}; log:\n{self.log[-4000:]}") from None

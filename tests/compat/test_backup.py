@@ -20,7 +20,7 @@ from rusd.pb import rpc_pb2 as rpc
 from tests.certificates import Certificates
 from tests.cluster.calls import ask
 from tests.compat.client import Client, WatchStream
-from tests.members import READY_LINE, Cluster, Member, rusd_command, wait_for
+from tests.members import Cluster, Member, rusd_command
 
 SECONDS = 60.0
 ALL = b"\0"
@@ -218,15 +218,8 @@ def hash_kv(member: Member, revision: int = 0) -> tuple[int, int]:
 
 def start_alarmed(member: Member) -> None:
     """Start a member that has an alarm, so that its /health never says true."""
-    known = member.log.count(READY_LINE.decode())
     member.launch()
-
-    def is_ready() -> bool:
-        assert member.process is not None
-        assert member.process.poll() is None, member.log[-2000:]
-        return member.log.count(READY_LINE.decode()) > known
-
-    wait_for(is_ready, SECONDS, "the ready line")
+    member.wait_ready(SECONDS, healthy=False)
 
 
 def same_status(tools: Tools, backup: Path) -> dict[str, Any]:
@@ -296,7 +289,9 @@ def test_rusd_serves_what_real_etcd_had_and_gives_it_back(
 
 def test_users_and_roles_survive_both_ways(tmp_path: Path, tools: Tools, make: Make) -> None:
     """Who may do what, and with which password, is the same after each step."""
-    etcd = make("etcd").start()
+    etcd = make("etcd")
+    etcd.flags = ("--bcrypt-cost", "4")  # of all hashes, which the backups keep
+    etcd.start()
     root = ("--user", "root:secret")
     for command in (
         "put allowed 1",

@@ -20,6 +20,7 @@ from tests.members import Member, free_ports, rusd_command
 
 SECONDS = 30.0
 FORMATS = ("simple", "fields", "json", "protobuf", "table")
+CHEAP = ("--bcrypt-cost", "4")
 _WITHOUT_JSON = ("simple", "fields", "protobuf", "table")
 
 
@@ -128,9 +129,10 @@ def sides(
     """Two sides: etcdctl, `rusd ctl`, each with a new server; the servers have the same ids."""
     kind = rusd_command() if request.param == "rusd" else (str(etcd_programs / "etcd"),)
     folder = tmp_path_factory.mktemp("ctl")
-    first, second = Member(kind, folder / "etcdctl"), Member(kind, folder / "ctl")
+    first = Member(kind, folder / "etcdctl", CHEAP)
+    second = Member(kind, folder / "ctl")
     second.peer_port = first.peer_port  # what it says, and what its id is made from
-    second.flags = ("--listen-peer-urls", f"http://127.0.0.1:{free_ports(1)[0]}")
+    second.flags = (*CHEAP, "--listen-peer-urls", f"http://127.0.0.1:{free_ports(1)[0]}")
     members = first, second
     try:
         for each in members:

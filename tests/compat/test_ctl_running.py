@@ -235,12 +235,12 @@ def test_a_snapshot_is_saved_with_the_global_flags(member: Member, tmp_path: Pat
     assert json.loads(status.output)["totalSize"] == path.stat().st_size - DIGEST_BYTES
 
 
-def test_any_certificate_is_trusted_where_that_is_asked_for(start_member: StartMember) -> None:
+def test_any_certificate_is_trusted_where_that_is_asked_for(tmp_path: Path) -> None:
     """One that the member made for itself is not, else."""
     (port,) = free_ports(1)
     url = f"https://127.0.0.1:{port}"
     flags = ("--auto-tls", "--listen-client-urls", url, "--advertise-client-urls", url)
-    member = Member(rusd_command(), start_member(rusd_command()).folder / "tls", flags)
+    member = Member(rusd_command(), tmp_path / "tls", flags)
     member.launch()
     try:
         words = ["put", "a", "1", "--endpoints", url]
