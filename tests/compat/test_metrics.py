@@ -3,7 +3,6 @@
 import fnmatch
 import re
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -14,7 +13,7 @@ from rusd.pb import rpc_pb2 as rpc
 from tests.compat.scrape import SECONDS, Scrape, of, scrape
 from tests.compat.test_health import ask
 from tests.conftest import StartMember
-from tests.members import Cluster, Member, free_ports, rusd_command, wait_for
+from tests.members import Member, free_ports, running_cluster, rusd_command, wait_for
 
 DOCUMENT = Path(__file__).parents[2] / "docs/metrics.md"
 _ROW = re.compile(r"^\| (`[^|]+`) \|", re.MULTILINE)
@@ -234,8 +233,7 @@ def test_what_tends_the_data_is_measured(member: Member) -> None:
 
 
 def test_three_members_tell_of_each_other(tmp_path: Path, etcd_command: Sequence[str]) -> None:
-    with closing(Cluster(rusd_command(), tmp_path / "rusd")) as cluster:
-        cluster.start()
+    with running_cluster(rusd_command(), tmp_path / "rusd") as cluster:
         leader = cluster.leader()
         others = [member for member in cluster.members if member is not leader]
         with others[0].channel() as channel:
@@ -264,8 +262,7 @@ def test_three_members_tell_of_each_other(tmp_path: Path, etcd_command: Sequence
             assert of(member)("etcd_network_active_peers") == 1
             assert of(member)("etcd_network_disconnected_peers_total") == 1
         ours = of(others[0])
-    with closing(Cluster(etcd_command, tmp_path / "etcd", size=2)) as reference:
-        reference.start()
+    with running_cluster(etcd_command, tmp_path / "etcd", size=2) as reference:
         etcd = of(reference.members[0])
     for name in (name for name in etcd.types if name.startswith("etcd_network_")):
         assert ours.types[name] == etcd.types[name]

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import yaml
 
 from rusd.pb import rpc_pb2 as rpc
 from tests.compat.scrape import SECONDS, Scrape, of
-from tests.members import Cluster, rusd_command
+from tests.members import running_cluster, rusd_command
 
 FOLDER = Path(__file__).parents[2] / "cluster/monitoring"
 RULES, DASHBOARD = FOLDER / "rules.yml", FOLDER / "dashboard.json"
@@ -55,8 +54,8 @@ _LABELS = frozenset(("grpc_type", "grpc_service", "grpc_method", "grpc_code"))
 def served(tmp_path_factory: pytest.TempPathFactory) -> Scrape:
     """Of one of two members that measure all there is."""
     folder = tmp_path_factory.mktemp("monitored")
-    with closing(Cluster(rusd_command(), folder, 2, ("--metrics", "extensive"))) as cluster:
-        member = cluster.start().members[0]
+    with running_cluster(rusd_command(), folder, 2, ("--metrics", "extensive")) as cluster:
+        member = cluster.members[0]
         with member.channel() as channel:
             channel.unary_unary("/etcdserverpb.KV/Put")(
                 rpc.PutRequest(key=b"k").SerializeToString(), timeout=SECONDS

@@ -71,6 +71,16 @@ class Writer:
                 self._failed.set()
 
 
+def keys_of(member: Member) -> set[bytes]:
+    """All that it has."""
+    client = Client(member.channel())
+    everything = rpc.RangeRequest(key=b"\0", range_end=b"\0", keys_only=True)
+    found = client.call("Range", everything).response
+    client.close()
+    assert isinstance(found, rpc.RangeResponse)
+    return {pair.key for pair in found.kvs}
+
+
 def test_what_was_taken_is_answered_and_what_was_not_is_not_done(member: Member) -> None:
     """Under load from several clients: of every put it is known whether it was made."""
     writers = [Writer(member, number) for number in range(CLIENTS)]
@@ -87,13 +97,7 @@ def test_what_was_taken_is_answered_and_what_was_not_is_not_done(member: Member)
     print(Counter(f"{each.code} {each.details}" for each in answers.values() if each.code != "OK"))
     assert {answer.code for answer in answers.values()} == {"OK", "UNAVAILABLE"}
     member.start()
-    client = Client(member.channel())
-    everything = rpc.RangeRequest(key=b"\0", range_end=b"\0", keys_only=True)
-    found = client.call("Range", everything).response
-    client.close()
-    assert isinstance(found, rpc.RangeResponse)
-    made = {pair.key for pair in found.kvs}
-    assert made == {key for key, answer in answers.items() if answer.code == "OK"}
+    assert keys_of(member) == {key for key, answer in answers.items() if answer.code == "OK"}
 
 
 def test_a_leader_hands_over_and_answers_what_it_took(
@@ -113,12 +117,7 @@ def test_a_leader_hands_over_and_answers_what_it_took(
         answers = {key: answer for writer in writers for key, answer in writer.answers.items()}
         print(Counter(str(each) for each in answers.values() if each.code != "OK"))
         assert {answer.code for answer in answers.values()} == {"OK", "UNAVAILABLE"}
-        client = Client(cluster.leader().channel())
-        everything = rpc.RangeRequest(key=b"\0", range_end=b"\0", keys_only=True)
-        found = client.call("Range", everything).response
-        client.close()
-        assert isinstance(found, rpc.RangeResponse)
-        made = {pair.key for pair in found.kvs}
+        made = keys_of(cluster.leader())
         acknowledged = {key for key, answer in answers.items() if answer.code == "OK"}
         print(len(made - acknowledged), "made without an answer")
         assert made >= acknowledged
