@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -221,18 +222,21 @@ def test_members_change_as_in_etcd(
     etcd_programs: Path,
     tmp_path: Path,
 ) -> None:
-    transcripts = []
-    for kind, command in (("subject", subject_command), ("etcd", etcd_command)):
-        cluster = Cluster(command, tmp_path / kind)
+    def transcript(command: Sequence[str], folder: Path) -> list[tuple[str, int, str]]:
+        cluster = Cluster(command, folder)
         operator = Operator(etcd_programs / "etcdctl", cluster)
         everyone = list(cluster.members)
         try:
             cluster.start()
-            operate(operator, command, tmp_path / kind)
+            operate(operator, command, folder)
         finally:
             cluster.close()
             for member in everyone:
                 member.close()
-        transcripts.append(operator.transcript)
+        return operator.transcript
+
+    with ThreadPoolExecutor(2) as threads:  # both wait most of the time
+        folders = tmp_path / "subject", tmp_path / "etcd"
+        transcripts = threads.map(transcript, (subject_command, etcd_command), folders)
     for ours, theirs in zip(*transcripts, strict=True):
         assert ours == theirs
