@@ -4,27 +4,30 @@ Flags are read by `rusd.config`, which has their table and Go's syntax for them;
 command, its help and its errors.
 """
 
-import importlib.metadata
 import os
-import platform
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import click
 
 import rusd
-from rusd.cli.ctl import check, ctl
-from rusd.cli.healthcheck import healthcheck
+from rusd.cli.lazy import LazyGroup
 from rusd.cli.manual import INTRODUCTION, SECTIONS, WITHOUT_EFFECT
-from rusd.cli.snapshot import snapshot
 from rusd.config import FLAGS, Config, ConfigError, load, read_arguments
 
+_COMMANDS: Final = {
+    "healthcheck": "rusd.cli.healthcheck",
+    "snapshot": "rusd.cli.snapshot",
+    "ctl": "rusd.cli.ctl",
+    "check": "rusd.cli.ctl",
+}
 
-class ServerCommand(click.Group):
+
+class ServerCommand(LazyGroup):
     """A command whose options are the flags of `rusd.config.FLAGS`, with commands below it."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Leave help and version to click's way of ending; keep the rest for the server."""
-        if args and args[0] in self.commands:
+        if args and args[0] in self.rooms:
             return super().parse_args(ctx, args)
         try:
             given = read_arguments(args)
@@ -43,11 +46,15 @@ class ServerCommand(click.Group):
         """Write the two usages that there are."""
         formatter.write_usage(ctx.command_path, "[flags] | COMMAND [options]")
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands, and the flags in etcd's groups, each with its default."""
         with formatter.section("Commands"):
             formatter.write_dl(
-                [(name, each.get_short_help_str(100)) for name, each in self.commands.items()]
+                [
+                    (name, each.get_short_help_str(100))
+                    for name in self.rooms
+                    if (each := self.get_command(ctx, name)) is not None
+                ]
             )
         with formatter.section("General"):
             formatter.write_dl(
@@ -71,6 +78,7 @@ class ServerCommand(click.Group):
 @click.group(
     "rusd",
     cls=ServerCommand,
+    rooms=_COMMANDS,
     help=INTRODUCTION,
     context_settings={"max_content_width": 100},
     add_help_option=False,
@@ -101,12 +109,6 @@ def _serve(ctx: click.Context) -> None:
     ctx.exit(code)
 
 
-_serve.add_command(healthcheck)
-_serve.add_command(snapshot)
-_serve.add_command(ctl)
-_serve.add_command(check)
-
-
 def main() -> NoReturn:
     """Run the `rusd` command: the console script."""
     _serve.main(prog_name="rusd", windows_expand_args=False)
@@ -124,6 +126,9 @@ def _stop(ctx: click.Context, error: ConfigError) -> NoReturn:
 
 
 def _version() -> str:
+    import importlib.metadata  # here, as the server starts without it; 30 ms
+    import platform
+
     return "\n".join(
         (
             f"rusd {rusd.__version__}",

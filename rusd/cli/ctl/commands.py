@@ -1,6 +1,5 @@
 """The shape of `rusd ctl`: groups and commands that take the global flags at any place."""
 
-import importlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -10,6 +9,7 @@ import click
 from rusd.cli.ctl.errors import Exit
 from rusd.cli.ctl.flags import read
 from rusd.cli.ctl.settings import GLOBAL_FLAGS, GLOBAL_NAMES, Settings
+from rusd.cli.lazy import LazyGroup
 
 _ARGUMENTS: Final = "words"
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -103,10 +103,10 @@ def _show_help(ctx: click.Context, /, **_: object) -> None:
         click.echo(ctx.get_help())
 
 
-class Group(_Flagged, click.Group):
+class Group(_Flagged, LazyGroup):
     """Commands by name, or by the beginning of a name that no other one shares.
 
-    `rooms` maps names to the modules that have them, which are imported when they are used.
+    `rooms` maps names to the modules of this package that have them.
     """
 
     keep_separator = True
@@ -120,12 +120,8 @@ class Group(_Flagged, click.Group):
             invoke_without_command=True,
             no_args_is_help=False,
             context_settings=_CONTEXT,
+            rooms={each: f"rusd.cli.ctl.{room}" for each, room in (rooms or {}).items()},
         )
-        self.rooms = rooms or {}
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return all names."""
-        return sorted({*super().list_commands(ctx), *self.rooms})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command of that name, or of the one name that begins so."""
@@ -135,12 +131,7 @@ class Group(_Flagged, click.Group):
             if len(found) != 1 or not cmd_name:
                 return None
             cmd_name = found[0]
-        if cmd_name in self.commands:
-            return self.commands[cmd_name]
-        room, _, attribute = self.rooms[cmd_name].partition(":")
-        module = importlib.import_module(f"rusd.cli.ctl.{room}")
-        made: click.Command = getattr(module, attribute or cmd_name.replace("-", "_"))
-        return made
+        return super().get_command(ctx, cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -9,7 +9,7 @@ import pytest
 
 import rusd
 from rusd.config import FLAGS
-from tests.members import rusd_command
+from tests.members import Member, rusd_command
 
 
 def run(
@@ -57,6 +57,54 @@ def test_help_and_version_load_no_server() -> None:
     command = [str(Path(rusd_command()[0]).with_name("python")), "-c", program]
     done = run(command, ["--version"], Path.cwd())
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+NOT_AT_START = {
+    "cryptography",
+    "email",
+    "grpc",
+    "http.client",
+    "importlib.metadata",
+    "jwt",
+    "opentelemetry",
+    "prometheus_client",
+    "rusd.auth.jwt_tokens",
+    "rusd.backup.export",
+    "rusd.bbolt",
+    "rusd.cli.ctl",
+    "rusd.cli.healthcheck",
+    "rusd.cli.snapshot",
+    "rusd.gateway.gateway",
+    "rusd.profiling",
+    "rusd.testing",
+    "rusd.tls.settings",
+    "rusd.tracing",
+    "yaml",
+}
+
+
+def test_a_plain_start_loads_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    """Of a third of a second, most is imports."""
+    member = Member(rusd_command(), tmp_path, environment={"PYTHONPROFILEIMPORTTIME": "1"})
+    try:
+        member.start()
+        lines = member.log.splitlines()
+    finally:
+        member.close()
+    loaded = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    assert {"rusd.cli.server", "rusd.server", "rocksdict"} <= loaded
+    assert loaded & NOT_AT_START == set()
+
+
+def test_help_names_each_command_that_is_loaded_when_it_is_used(tmp_path: Path) -> None:
+    lines = run(rusd_command(), ["--help"], tmp_path).stdout.splitlines()
+    section = lines[lines.index("Commands:") + 1 : lines.index("General:")]
+    shown = dict(line.split(maxsplit=1) for line in section if line[2:3].strip())
+    assert list(shown) == ["healthcheck", "snapshot", "ctl", "check"]
+    for name in shown:
+        helped = run(rusd_command(), [name, "--help"], tmp_path)
+        assert (helped.returncode, helped.stderr) == (0, "")
+        assert helped.stdout.startswith(f"Usage: rusd {name} ")
 
 
 REFUSED = [
