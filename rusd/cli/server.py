@@ -4,6 +4,7 @@ Flags are read by `rusd.config`, which has their table and Go's syntax for them;
 command, its help and its errors.
 """
 
+import gc
 import os
 from typing import Final, NoReturn
 
@@ -96,6 +97,8 @@ def _serve(ctx: click.Context) -> None:
             from rusd.tls.settings import check  # without TLS it is not needed
 
             check(config)
+        # What is imported stays: to walk it took the collector a tenth of the time to start.
+        gc.disable()
         # After the checks, so that help and refusals are quick.
         from rusd.auth.provider import provider
 
@@ -103,6 +106,8 @@ def _serve(ctx: click.Context) -> None:
         from rusd.server import run
         from rusd.signals import end
 
+        gc.freeze()
+        gc.enable()
         code = end(run(config))
     except ConfigError as error:
         _stop(ctx, error)
