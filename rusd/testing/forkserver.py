@@ -30,6 +30,7 @@ def main(client: int) -> None:
     if os.getppid() != client:
         return
     # What takes long; the members have it from here.
+    import rusd.cli
     import rusd.gateway.gateway
     import rusd.server  # noqa: F401
 
