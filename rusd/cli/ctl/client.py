@@ -55,6 +55,24 @@ def failure(error: Any) -> Failure:
     return Failure(f"rpc error: code = {name} desc = {details}", code)
 
 
+def address(text: str, settings: Settings) -> tuple[str, bool]:
+    """Return what gRPC is to dial for an endpoint, and whether by TLS."""
+    url = urllib.parse.urlsplit(text if "://" in text else f"//{text}")
+    target = url.netloc or text
+    if url.scheme in ("unix", "unixs"):
+        target = f"unix:{url.path}" if url.path else url.netloc
+    if url.scheme:
+        return target, url.scheme in ("https", "unixs")
+    wants_tls = (
+        settings.cacert,
+        settings.cert,
+        settings.key,
+        settings.insecure_skip_tls_verify,
+        not settings.insecure_transport,
+    )
+    return target, any(wants_tls)
+
+
 @dataclass(slots=True)
 class _Endpoint:
     """A member's address, and the channel to it once there is one."""
@@ -192,18 +210,7 @@ class Client:
     def dial(self, text: str, kind: Any) -> Any:
         """Return a channel to an endpoint, of `grpc` or of `grpc.aio`."""
         settings = self.settings
-        url = urllib.parse.urlsplit(text if "://" in text else f"//{text}")
-        target = url.netloc or text
-        if url.scheme in ("unix", "unixs"):
-            target = f"unix:{url.path}" if url.path else url.netloc
-        secure = url.scheme in ("https", "unixs") or (
-            not url.scheme
-            and (
-                any(self._files)
-                or settings.insecure_skip_tls_verify
-                or not settings.insecure_transport
-            )
-        )
+        target, secure = address(text, settings)
         options: list[tuple[str, str | int]] = [
             ("grpc.max_receive_message_length", -1),
             ("grpc.max_send_message_length", -1),
@@ -217,12 +224,12 @@ class Client:
             return kind.insecure_channel(target, options=options)
         authority, key, certificate = self._files
         if settings.insecure_skip_tls_verify:
-            authority, name = self._whoever(url.hostname or "", url.port or 443)
+            authority, name = self._whoever(urllib.parse.urlsplit(f"//{target}"))
             options.append(("grpc.ssl_target_name_override", name))
         credentials = grpc.ssl_channel_credentials(authority, key, certificate)
         return kind.secure_channel(target, credentials, options=options)
 
-    def _whoever(self, host: str, port: int) -> tuple[bytes, str]:
+    def _whoever(self, url: urllib.parse.SplitResult) -> tuple[bytes, str]:
         """Return the certificate that the member shows, and a name in it.
 
         gRPC has no way not to verify; to trust the very certificate that is shown amounts to it.
@@ -231,6 +238,7 @@ class Client:
 
         from cryptography import x509
 
+        host, port = url.hostname or "", url.port or 443
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -61,13 +61,19 @@ class Session:
         return self.client.call(method, request)
 
 
-def connected(settings: Settings) -> Client:
-    """Return a client that has logged in, if a user is given; raise Exit if it cannot be."""
+def credentials(settings: Settings) -> tuple[str, str]:
+    """Return user and password, which is asked for where the settings have none."""
     user, password = settings.user, settings.password
     if user and not password:
         user, colon, password = user.partition(":")
         if not colon:
             password = ask_password("Password: ")
+    return user, password
+
+
+def connected(settings: Settings) -> Client:
+    """Return a client that has logged in, if a user is given; raise Exit if it cannot be."""
+    user, password = credentials(settings)
     try:
         client = Client(settings)
     except (OSError, ValueError) as error:

@@ -1,6 +1,5 @@
 """`snapshot`: save, with the global flags; what is done to files is `rusd snapshot`'s."""
 
-import urllib.parse
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,9 +8,10 @@ import click
 from rusd.backup.download import DownloadError, Endpoint, download
 from rusd.backup.reading import DigestError
 from rusd.cli import snapshot as files
+from rusd.cli.ctl.client import address
 from rusd.cli.ctl.commands import command, group
 from rusd.cli.ctl.errors import Exit, bad_arguments
-from rusd.cli.ctl.session import Session
+from rusd.cli.ctl.session import Session, credentials
 
 
 @command("save", "<filename>")
@@ -30,20 +30,15 @@ def save(session: Session, words: tuple[str, ...]) -> None:
             "snapshot save takes neither --auth-jwt-token nor --insecure-skip-tls-verify;"
             " it takes --user and --cacert"
         )
-    (text,) = settings.endpoints
-    url = urllib.parse.urlsplit(text if "://" in text else f"//{text}")
-    user, _, password = settings.user.partition(":")
     cacert, cert, key = (
         Path(path) if path else None for path in (settings.cacert, settings.cert, settings.key)
     )
     endpoint = Endpoint(
-        url.netloc,
-        url.scheme == "https" or (not url.scheme and any((cacert, cert))),
+        *address(settings.endpoints[0], settings),
         cacert,
         cert,
         key,
-        user,
-        settings.password or password,
+        *credentials(settings),
     )
     path = Path(words[0])
     limit = settings.command_timeout if settings.command_timeout_given else None

@@ -2,8 +2,10 @@
 
 import builtins
 import json
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +244,38 @@ def test_a_backup_passes_over_no_flag(flag: str, tmp_path: Path) -> None:
     assert result.exit_code != 0
     assert "takes neither --auth-jwt-token nor --insecure-skip-tls-verify" in result.output
     assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "first"), [(["--insecure-transport=false"], b"\x16"), ([], b"P")]
+)
+def test_a_backup_comes_over_tls_where_that_is_asked_for(
+    flags: list[str], first: bytes, tmp_path: Path
+) -> None:
+    """Of TLS the first byte says that it is a handshake (RFC 8446 section 5.1); HTTP/2's is P."""
+    file = tmp_path / "backup.db"
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as threads:
+        listener.settimeout(30)
+
+        def hear() -> bytes:
+            with listener.accept()[0] as connection:
+                connection.settimeout(30)
+                return connection.recv(1)
+
+        heard = threads.submit(hear)
+        endpoint = f"127.0.0.1:{listener.getsockname()[1]}"
+        result = run(
+            *flags, "--endpoints", endpoint, "--command-timeout=2s", "snapshot", "save", str(file)
+        )
+        assert result.exit_code == 1
+        assert heard.result() == first
+
+
+def test_a_backup_asks_for_the_password_that_is_not_given(tmp_path: Path) -> None:
+    words = ["--endpoints=127.0.0.1:1", "--user=root", "snapshot", "save", str(tmp_path / "db")]
+    result = CliRunner().invoke(ctl, words, input="secret\n")
+    assert result.exit_code == 1
+    assert result.stdout == "Password: \n"
 
 
 def test_the_server_starts_without_the_client() -> None:
