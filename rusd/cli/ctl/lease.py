@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import click
@@ -115,10 +116,13 @@ def keep_alive(session: Session, words: tuple[str, ...], once: bool) -> None:
             if session.printer.name == "simple":
                 click.echo(f"lease {shown(number)} expired or revoked.")
             return
-        text = f"lease {shown(number)} keepalived with TTL({answer.TTL})\n"
-        session.printer.show(answer, lambda text=text: text)  # type: ignore[misc]
+        session.printer.show(answer, partial(_kept, number, answer))
         if once:
             return
+
+
+def _kept(number: int, answer: rpc.LeaseKeepAliveResponse) -> str:
+    return f"lease {shown(number)} keepalived with TTL({answer.TTL})\n"
 
 
 def renewals(

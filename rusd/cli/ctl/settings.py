@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import click
 from click.core import ParameterSource
@@ -71,7 +71,7 @@ class Settings:
 
         Raises Exit where a flag and its variable are both set, as etcdctl ends then.
         """
-        values: dict[str, object] = {}
+        values: dict[str, Any] = {}
         given: set[str] = set()
         chain = []
         place: click.Context | None = ctx
@@ -93,7 +93,7 @@ class Settings:
                     values[name] = each.params[name]
                     given.add(name)
                     break
-        return cls(**values, command_timeout_given="command_timeout" in given)  # type: ignore[arg-type]
+        return cls(**values, command_timeout_given="command_timeout" in given)
 
     def unknown_variables(self) -> list[str]:
         """ETCDCTL_* variables that nothing reads."""

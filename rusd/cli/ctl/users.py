@@ -1,6 +1,7 @@
 """`user`: add, delete, get, list, passwd, grant-role, revoke-role."""
 
 import sys
+from functools import partial
 
 import click
 
@@ -96,7 +97,7 @@ def get(session: Session, words: tuple[str, ...], detail: bool) -> None:
     for each in answer.roles:
         click.echo()
         role = session.call(ROLE_GET, rpc.AuthRoleGetRequest(role=each))
-        session.printer.show(role, lambda role=role, each=each: described(each, role))  # type: ignore[misc]
+        session.printer.show(role, partial(described, each, role))
 
 
 @command("list", "")
