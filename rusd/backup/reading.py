@@ -1,7 +1,7 @@
 """Reads a backup: a database file of etcd's, with or without the checksum that a download has."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -48,13 +48,12 @@ class Status:
 
     def document(self) -> dict[str, object]:
         """With the names that etcdutl prints."""
-        values = asdict(self)
         return {
-            "hash": values["hash"],
-            "revision": values["revision"],
-            "totalKey": values["total_key"],
-            "totalSize": values["total_size"],
-            "version": values["version"],
+            "hash": self.hash,
+            "revision": self.revision,
+            "totalKey": self.total_key,
+            "totalSize": self.total_size,
+            "version": self.version,
         }
 
 
