@@ -311,7 +311,10 @@ static void completes(struct connection *c, struct slot *slot, bool success) {
 
 static void unary_frame(struct connection *c, int type, int flags, uint32_t stream, const uint8_t *p, size_t size) {
     struct slot *slot = &c->slots[stream / 2 % SLOTS];
-    if (slot->stream != stream) die("a frame for stream %u, which has no call", stream);
+    /* A server may reset a stream after its answer, to say that it needs no more of the request (RFC
+       9113, section 8.1). grpc-go does when it has answered before it saw that the request ends. */
+    if (slot->stream != stream && type == RST_STREAM) return;
+    if (slot->stream != stream) die("a frame of type %d for stream %u, which has no call", type, stream);
     if (type == DATA && !slot->answered) slot->answered = !revisions || follow(p, size, slot->number);
     if (type == RST_STREAM) completes(c, slot, false);
     else if (flags & END_STREAM) completes(c, slot, type == HEADERS && slot->answered);
