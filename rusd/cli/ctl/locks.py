@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import click
 
@@ -32,11 +32,20 @@ class Interrupted(Exception):  # noqa: N818
     """Somebody ends the command, or its lease is gone."""
 
 
+class _Lease(NamedTuple):
+    """The lease of a command that runs on."""
+
+    number: int
+    lost: threading.Event
+    interrupted: threading.Event
+    """Tells of a signal whose exception went nowhere, as one does that is raised in a __del__."""
+
+
 @contextmanager
-def _leased(session: Session, ttl: int) -> Iterator[tuple[int, threading.Event]]:
-    """Hold a lease; the event is set when it is lost. SIGINT and SIGTERM raise Interrupted."""
+def _leased(session: Session, ttl: int) -> Iterator[_Lease]:
+    """Hold a lease. SIGINT and SIGTERM raise Interrupted."""
     number = session.call(GRANT, rpc.LeaseGrantRequest(TTL=ttl)).ID
-    lost, done = threading.Event(), threading.Event()
+    lost, interrupted, done = threading.Event(), threading.Event(), threading.Event()
 
     def renew() -> None:
         with suppress(Failure):
@@ -46,13 +55,14 @@ def _leased(session: Session, ttl: int) -> Iterator[tuple[int, threading.Event]]
         lost.set()
 
     def interrupt(*_: object) -> None:
+        interrupted.set()
         raise Interrupted
 
     previous = {each: signal.signal(each, interrupt) for each in (signal.SIGINT, signal.SIGTERM)}
     renewing = threading.Thread(target=renew, daemon=True)
     renewing.start()
     try:
-        yield number, lost
+        yield _Lease(number, lost, interrupted)
     finally:
         done.set()
         for each, handler in previous.items():
@@ -62,10 +72,11 @@ def _leased(session: Session, ttl: int) -> Iterator[tuple[int, threading.Event]]
         renewing.join(_LEAVE_SECONDS)
 
 
-def _wait(lost: threading.Event) -> None:
+def _wait(lease: _Lease) -> None:
     """Wait for the end of the lease, or to be interrupted."""
-    while not lost.wait(1.0):
-        pass
+    while not lease.lost.wait(1.0):
+        if lease.interrupted.is_set():
+            raise Interrupted
     raise Exit("session expired")
 
 
@@ -83,15 +94,15 @@ def lock(session: Session, words: tuple[str, ...], ttl: int) -> None:
     if not words:
         raise bad_arguments("lock takes a lock name argument and an optional command to execute")
     name, *execute = words
-    with suppress(Interrupted), _leased(session, ttl) as (number, lost):
-        request = lock_messages.LockRequest(name=os.fsencode(name), lease=number)
+    with suppress(Interrupted), _leased(session, ttl) as lease:
+        request = lock_messages.LockRequest(name=os.fsencode(name), lease=lease.number)
         held = session.client.call(LOCK, request, _FOREVER_SECONDS)
         try:
             if execute:
                 _execute(execute, held)
             else:
                 click.echo(held.key)
-                _wait(lost)
+                _wait(lease)
         finally:
             with suppress(Failure):
                 session.call(UNLOCK, lock_messages.UnlockRequest(key=held.key))
@@ -132,16 +143,18 @@ def elect(session: Session, words: tuple[str, ...], listen: bool) -> None:
         for observed in session.client.listen(OBSERVE, election.LeaderRequest(name=name)):
             _show_leader(session.printer, observed)
         return
-    with suppress(Interrupted), _leased(session, _ELECTION_TTL) as (number, lost):
-        request = election.CampaignRequest(name=name, lease=number, value=os.fsencode(words[1]))
+    with suppress(Interrupted), _leased(session, _ELECTION_TTL) as lease:
+        request = election.CampaignRequest(
+            name=name, lease=lease.number, value=os.fsencode(words[1])
+        )
         won = session.client.call(CAMPAIGN, request, _FOREVER_SECONDS)
         try:
             for observed in session.client.listen(OBSERVE, election.LeaderRequest(name=name)):
                 _show_leader(session.printer, observed)
-                if observed.kv.key != won.leader.key or lost.is_set():
+                if observed.kv.key != won.leader.key or lease.lost.is_set():
                     raise Exit("elect: session expired")
                 break
-            _wait(lost)
+            _wait(lease)
         finally:
             with suppress(Failure):
                 session.call(RESIGN, election.ResignRequest(leader=won.leader))
