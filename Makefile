@@ -12,7 +12,7 @@ SEED ?= $(shell date +%s)
 SOAK_RUNS ?= 100
 KILLS ?= 300
 
-.PHONY: help run cluster certs test lint protos bench soak dist lock clean
+.PHONY: help compiled run cluster certs test lint protos bench soak dist lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -22,6 +22,7 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q $(VENV)/lib/python*/site-packages
 	touch $@
 
 run: $(READY)  ## serve one member on 127.0.0.1:2379, data in ./default.etcd (DATA=...)
@@ -33,7 +34,12 @@ cluster: $(READY)  ## serve three members on 127.0.0.1:2379, 22379 and 32379, da
 certs: $(READY)  ## make all certificates that a lab needs, in ./certs (CERTS=..., CERTS_ARGS="--host ... --user ...")
 	$(BIN)/python -m cluster.tls --out $(CERTS) $(CERTS_ARGS)
 
-test: lint  ## lint, type-check and run all tests
+# Else each start of a member compiles everything where PYTHONDONTWRITEBYTECODE is set. pip compiles what
+# it installs for users.
+compiled: $(READY)
+	$(BIN)/python -m compileall -q rusd
+
+test: lint compiled  ## lint, type-check and run all tests
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 lint: $(READY)  ## ruff, mypy --strict, and that generated code is current
@@ -45,10 +51,10 @@ lint: $(READY)  ## ruff, mypy --strict, and that generated code is current
 protos: $(READY)  ## regenerate rusd/pb from protos/
 	$(BIN)/python protos/generate.py
 
-bench: $(READY)  ## measure rusd beside real etcd; writes docs/benchmarks.md
+bench: compiled  ## measure rusd beside real etcd; writes docs/benchmarks.md
 	$(BIN)/python -m tests.bench $(BENCH_ARGS)
 
-soak: $(READY)  ## simulate and break clusters for MINUTES=10 each, then kill (KILLS=) and compare (SOAK_RUNS=)
+soak: compiled  ## simulate and break clusters for MINUTES=10 each, then kill (KILLS=) and compare (SOAK_RUNS=)
 	$(BIN)/python -m tests.sim --minutes $(MINUTES)
 	$(BIN)/python -m tests.cluster --minutes $(MINUTES) --seed $(SEED)
 	PATH="$$(tests/fetch-etcd):$$PATH" $(BIN)/pytest tests/cluster/test_kill.py --kills $(KILLS)
