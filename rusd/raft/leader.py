@@ -138,9 +138,17 @@ class Leader:
             progress.window.free_to(message.index)
         elif progress.state is ProgressState.PROBE or (progress.match + 1 >= self.log.first_index):
             progress.become_replicate()
-        self._appends_due = True
+        log = self.log
+        if (
+            progress.next <= log.last_index
+            or progress.told_commit < log.commit
+            or progress.must_ask
+        ):
+            self._appends_due = True
         if is_news:
-            self.maybe_commit()
+            # What others have made committed needs no count.
+            if message.index > log.commit:
+                self.maybe_commit()
             if message.sender == self.transferee:
                 self._maybe_hand_over(progress)
         if message.commit > progress.commit:
