@@ -23,10 +23,11 @@ from rusd.api.answers import Answers, Headers
 from rusd.api.auth import AuthService
 from rusd.api.checks import Checks
 from rusd.api.cluster import Cluster
+from rusd.api.downgrade import DowngradeService
 from rusd.api.election import Election
 from rusd.api.gate import Gate
 from rusd.api.health import Health
-from rusd.api.http import Http, get_only, version
+from rusd.api.http import Http, version
 from rusd.api.identities import Identities
 from rusd.api.kv import KV
 from rusd.api.lease import LeaseService
@@ -251,6 +252,7 @@ async def _serve(config: Config, log: Logger) -> int:
         pipeline, peers, config.strict_reconfig_check, config.max_learners
     )
     cluster = Cluster(reconfiguration, reads, headers)
+    downgrades = DowngradeService(pipeline, reads, headers, log)
     passwords = Passwords(_bcrypt_cost(config, log))
     auth = AuthService(pipeline, reads, authority, passwords, headers, log)
     leases.start()
@@ -270,6 +272,7 @@ async def _serve(config: Config, log: Logger) -> int:
         *locks.methods(),
         *elections.methods(),
         *health.methods(),
+        *downgrades.methods(),
     ]
     reflection = Reflection(method.path for method in methods)
     checks = Checks(pipeline, reads)
@@ -287,7 +290,8 @@ async def _serve(config: Config, log: Logger) -> int:
     monitored = {**checks.routes(), "/metrics": exposition.handle}
     pages = _pages(config)
     profiling = pages.routes() if pages is not None else {}
-    others = Http({**monitored, **profiling, "/version": get_only(version)})
+    versions = version(lambda: applier.downgrade.cluster_version)
+    others = Http({**monitored, **profiling, "/version": versions})
     served = gate.guard([*methods, *reflection.methods()])
     server = Server(
         served if tracing is None else tracing.streams(served),

@@ -33,6 +33,7 @@ from rusd.mvcc.errors import (
     LeaseNotFoundError,
 )
 from rusd.node.alarms import CorruptError, NoSpaceError
+from rusd.node.downgrade import InProgressError, InvalidTargetError, NotInProgressError
 from rusd.node.membership import (
     MemberExistsError,
     MemberNotFoundError,
@@ -179,6 +180,7 @@ NO_PASSWORD_USER: Final = Status(
     Code.UNKNOWN, "auth: authentication failed, password was given for no password user"
 )
 PASSWORD_TOO_LONG: Final = Status(Code.UNKNOWN, "bcrypt: password length exceeds 72 bytes")
+UNKNOWN_METHOD: Final = Status(Code.UNKNOWN, "etcdserver: unknown method")
 VERIFY_ONLY: Final = Status(Code.UNKNOWN, "auth: token signing attempted with verify-only key")
 
 INTERNAL: Final = Status(Code.INTERNAL, "internal error")
@@ -215,6 +217,9 @@ _OF_ERROR: Final[dict[type[Exception], Status]] = {
     NotEnoughStartedError: MEMBER_NOT_ENOUGH_STARTED,
     UnhealthyError: UNHEALTHY,
     LearnerNotReadyError: LEARNER_NOT_READY,
+    InvalidTargetError: INVALID_DOWNGRADE_TARGET_VERSION,
+    InProgressError: DOWNGRADE_IN_PROCESS,
+    NotInProgressError: NO_INFLIGHT_DOWNGRADE,
     RootUserNotExistError: ROOT_USER_NOT_EXIST,
     RootRoleNotExistError: ROOT_ROLE_NOT_EXIST,
     UserAlreadyExistsError: USER_ALREADY_EXIST,

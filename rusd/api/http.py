@@ -1,16 +1,10 @@
 """What the client port answers over HTTP beside the gateway, by path."""
 
 import json
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
 
 import rusd
 from rusd.wire.http import HttpExchange, HttpHandler, HttpRequest, HttpResponse
-
-_CLUSTER_VERSION: Final = rusd.ETCD_VERSION.rsplit(".", 1)[0] + ".0"
-_VERSION: Final = json.dumps(
-    {"etcdserver": rusd.ETCD_VERSION, "etcdcluster": _CLUSTER_VERSION}, separators=(",", ":")
-).encode()
 
 
 class Http:
@@ -42,6 +36,12 @@ def get_only(handle: HttpHandler) -> HttpHandler:
     return guarded
 
 
-def version(_: HttpRequest, exchange: HttpExchange) -> None:
-    """/version."""
-    exchange.respond(HttpResponse(200, _VERSION, "application/json"))
+def version(of_cluster: Callable[[], str]) -> HttpHandler:
+    """/version: this server's, and that of the cluster as it is then."""
+
+    def show(_: HttpRequest, exchange: HttpExchange) -> None:
+        versions = {"etcdserver": rusd.ETCD_VERSION, "etcdcluster": of_cluster()}
+        body = json.dumps(versions, separators=(",", ":")).encode()
+        exchange.respond(HttpResponse(200, body, "application/json"))
+
+    return get_only(show)

@@ -25,7 +25,6 @@ from rusd.pb.rpc_pb2 import (
     AlarmRequest,
     DefragmentRequest,
     DefragmentResponse,
-    DowngradeInfo,
     HashKVRequest,
     HashKVResponse,
     HashRequest,
@@ -41,7 +40,6 @@ from rusd.wire.service import Call, UnaryMethod
 
 _SERVICE: Final = "/etcdserverpb.Maintenance/"
 _HASH_SECONDS: Final = exponential(0.01, 2, 15)
-_STORAGE_VERSION: Final = rusd.ETCD_VERSION.rsplit(".", 1)[0] + ".0"
 
 
 class Maintenance:
@@ -106,9 +104,11 @@ class Maintenance:
                 errors=[*problems, *applier.alarms.texts()],
                 dbSizeInUse=self._engine.size_in_use(),
                 isLearner=membership.is_learner,
-                storageVersion=_STORAGE_VERSION,
+                # As in etcd it follows the cluster's version: a member that may be replaced by one
+                # of the target shows that here.
+                storageVersion=applier.downgrade.cluster_version,
                 dbSizeQuota=self._quota,
-                downgradeInfo=DowngradeInfo(),
+                downgradeInfo=applier.downgrade.info,
             )
             connection.reply(stream, self._header() + response.SerializeToString())
 

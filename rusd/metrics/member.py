@@ -1,15 +1,11 @@
 """The member in its cluster: who leads, how far the log is, what waits."""
 
-from typing import Final
-
 import rusd
 from rusd.metrics.family import Family, counter, gauge, histogram
 from rusd.node.pipeline import Pipeline
 from rusd.node.quota import DEFAULT
 from rusd.node.reads import Reads
 from rusd.node.reconfiguration import Reconfiguration
-
-_CLUSTER_VERSION: Final = rusd.ETCD_VERSION.rsplit(".", 1)[0]
 
 
 def member_families(
@@ -87,7 +83,7 @@ def _identity(pipeline: Pipeline) -> list[Family]:
         gauge(
             "etcd_cluster_version",
             "The cluster's version of etcd, as a label.",
-            lambda: {(_CLUSTER_VERSION,): 1},
+            lambda: {(pipeline.applier.downgrade.cluster_version.rpartition(".")[0],): 1},
             ("cluster_version",),
         ),
         gauge(

@@ -21,6 +21,7 @@ from rusd.mvcc.txn import Plan, Result
 from rusd.node import authority
 from rusd.node.alarms import AlarmError, Alarms, CorruptError
 from rusd.node.authority import ADMIN_KINDS, Authority
+from rusd.node.downgrade import Downgrade
 from rusd.node.entry import MEMBER, Kind, decode, decode_identity
 from rusd.node.membership import MemberChange, Membership, MembershipError, Rows
 from rusd.node.rights import Rights
@@ -28,6 +29,8 @@ from rusd.pb import rpc_pb2
 from rusd.pb.rpc_pb2 import (
     AlarmRequest,
     CompactionRequest,
+    DowngradeInfo,
+    DowngradeResponse,
     LeaseCheckpointRequest,
     LeaseGrantRequest,
     LeaseGrantResponse,
@@ -50,6 +53,7 @@ PARSE: Final[dict[int, Callable[[bytes], Any]]] = {
     Kind.ALARM: rpc_pb2.AlarmRequest.FromString,
     Kind.MEMBER: rpc_pb2.Member.FromString,
     Kind.LEASE_EXPIRE: Expiry.decode,
+    Kind.DOWNGRADE: rpc_pb2.DowngradeInfo.FromString,
     **authority.PARSE,
 }
 
@@ -67,6 +71,7 @@ class Applier:
         self.membership, self.alarms = membership, alarms
         store = AuthStore.load(keyspace.tables.state)
         self.authority = Authority(store, keyspace)
+        self.downgrade = Downgrade(keyspace.tables.state.get(Downgrade.ROW))
         self.rights = Rights(store, lessor)
         self.commits = Histogram(DISK_SECONDS)
         """Seconds that handing an entry's changes to the tables took."""
@@ -86,6 +91,7 @@ class Applier:
             Kind.MEMBER: self._member,
             Kind.LEASE_EXPIRE: self._lease_expire,
             Kind.IDENTITY: self._identity,
+            Kind.DOWNGRADE: self._downgrade,
             **self.authority.handlers,
         }
         self._unguarded = self.handlers.copy()
@@ -104,6 +110,7 @@ class Applier:
         self.authority.reload(state)
         self.rights.forget()
         self.alarms = Alarms(state.get(Alarms.ROW))
+        self.downgrade = Downgrade(state.get(Downgrade.ROW))
         self._guard()
 
     def replay(self, term: int, position: int, data: bytes) -> None:
@@ -190,6 +197,12 @@ class Applier:
         self._guard()
         return self.keyspace.revision, raised
 
+    def _downgrade(self, info: DowngradeInfo) -> Result:
+        """Answers with the cluster's version of before, as etcd does."""
+        response = DowngradeResponse(version=self.downgrade.cluster_version)
+        self.keyspace.set_state(Downgrade.ROW, self.downgrade.apply(info))
+        return self.keyspace.revision, response.SerializeToString()
+
     def _with_checks(self) -> dict[int, Handler]:
         """Handlers of what needs a right. A member may do what it does by itself: what else it
         proposes is no client's to ask for.
@@ -214,6 +227,7 @@ class Applier:
             Kind.LEASE_GRANT: user,
             Kind.LEASE_REVOKE: revoke,
             Kind.ALARM: admin,
+            Kind.DOWNGRADE: admin,
             **dict.fromkeys(ADMIN_KINDS, admin),
         }
         return {kind: self._after(check, self._unguarded[kind]) for kind, check in checks.items()}

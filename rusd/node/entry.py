@@ -51,6 +51,8 @@ class Kind(IntEnum):
     IDENTITY = 23
     """No request: who asks for those that follow it in the entry, up to the next of its kind. An
     entry begins with one if auth was on at the member that made it."""
+    DOWNGRADE = 24
+    """The cluster's downgrade as it is from now on (etcdserverpb.DowngradeInfo)."""
 
 
 def encode(requests: Iterable[tuple[int, bytes]], origin: int, sequence: int) -> bytes:

@@ -58,23 +58,15 @@ class Row:
     after: tuple[Step, ...] = ()
     in_etcd: bool = True
     """False for what etcd 3.5 does not have."""
-    in_rusd: bool = True
-    """False for what rusd does not have yet: it says so to every caller."""
 
     def expected(self, caller: str) -> str:
         """What rusd answers a caller."""
-        if not self.in_rusd:
-            service, method = self.path[1:].split("/")
-            return f"UNIMPLEMENTED unknown method {method} for service {service}"
-        return self._listed(caller)
+        found: str = getattr(self, _alike(caller))
+        return found
 
     def expected_of_etcd(self, caller: str) -> str:
         """What etcd 3.5.30 answers a caller."""
-        return self.etcd.get(_alike(caller), self._listed(caller))
-
-    def _listed(self, caller: str) -> str:
-        found: str = getattr(self, _alike(caller))
-        return found
+        return self.etcd.get(_alike(caller), self.expected(caller))
 
     def __str__(self) -> str:
         """The row's name."""
@@ -97,7 +89,6 @@ class _Expected(TypedDict, total=False):
     before: tuple[Step, ...]
     after: tuple[Step, ...]
     in_etcd: bool
-    in_rusd: bool
 
 
 # etcd 3.5 forgets to turn these errors into gRPC's (etcd's pull request 15759).
@@ -425,7 +416,6 @@ ROWS: tuple[Row, ...] = (
         "cancel",
         rpc.DowngradeRequest(action=rpc.DowngradeRequest.CANCEL),
         root="FAILED_PRECONDITION etcdserver: no inflight downgrade job",
-        in_rusd=False,
     ),
     _root("Auth", "AuthEnable", "again", rpc.AuthEnableRequest()),
     _root(

@@ -85,10 +85,7 @@ def test_the_names_and_types_are_etcds(
         for each in (served, etcd)
     )
     # grpc-go registers the health service's new method; see rusd/api/health.py.
-    assert theirs - ours <= {
-        ("unary", "grpc.health.v1.Health", "List"),
-        ("unary", "etcdserverpb.Maintenance", "Downgrade"),
-    }
+    assert theirs - ours <= {("unary", "grpc.health.v1.Health", "List")}
     codes = {labels["grpc_code"] for labels, _ in etcd.samples["grpc_server_handled_total"]}
     assert codes == {
         labels["grpc_code"] for labels, _ in served.samples["grpc_server_handled_total"]

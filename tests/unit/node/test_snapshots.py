@@ -25,7 +25,7 @@ from rusd.node.snapshot_channel import Channel
 from rusd.node.snapshot_wire import SnapshotFrame, head
 from rusd.node.snapshots import Limits, Pace
 from rusd.node.staging import Staged, Staging
-from rusd.pb.rpc_pb2 import NOSPACE, AlarmRequest, CompactionRequest, RangeRequest
+from rusd.pb.rpc_pb2 import NOSPACE, AlarmRequest, CompactionRequest, DowngradeInfo, RangeRequest
 from rusd.raft.message import Snapshot
 from rusd.storage.engine import Engine
 from rusd.storage.folders import current
@@ -579,5 +579,17 @@ def test_the_applier_does_as_the_alarms_of_the_snapshot_say(tmp_path: Path) -> N
             receiver.fill(1, first=3)
             assert len(receiver.applier.keyspace) == 4
             assert isinstance(receiver.applier, Applier)
+
+    run(test())
+
+
+def test_the_downgrade_of_the_snapshot_is_the_clusters(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with pair(tmp_path) as (sender, receiver):
+            info = DowngradeInfo(enabled=True, targetVersion="3.6.0")
+            sender.apply((Kind.DOWNGRADE, info.SerializeToString()))
+            sender.fill(3)
+            await installed(sender, receiver)
+            assert receiver.applier.downgrade.info == info
 
     run(test())
