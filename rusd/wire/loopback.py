@@ -90,7 +90,9 @@ class Loopback:
         self, head: RequestHead, receiver: Receiver, origin: Origin | None = None
     ) -> LoopbackStream:
         """Opens the streaming method `head.path`."""
-        stream = LoopbackStream(head, receiver, origin or Origin(), self._turn.tally)
+        turn, timer = self._turn, self._turn.timer
+        ended = None if timer is None else timer.began(head.path)
+        stream = LoopbackStream(head, receiver, origin or Origin(), turn.tally, ended)
         stream.open(self._streams[head.path])
         return stream
 
@@ -144,9 +146,17 @@ def _forget(_: bytes | Status) -> None:
 class LoopbackStream:
     """Both ends of a streaming call: a `Stream` to the service, and what the caller holds."""
 
-    def __init__(self, head: RequestHead, receiver: Receiver, origin: Origin, tally: Tally) -> None:
+    def __init__(
+        self,
+        head: RequestHead,
+        receiver: Receiver,
+        origin: Origin,
+        tally: Tally,
+        ended: Callable[[], None] | None,
+    ) -> None:
+        """`ended` is called at the end, whichever it is."""
         self.head = head
-        self._tally = tally
+        self._tally, self._ended = tally, ended
         tally.started[head.path] += 1
         tally.inside[head.path] += 1
         self._received = self._sent = 0
@@ -226,6 +236,8 @@ class LoopbackStream:
         self._tally.inside[self.head.path] -= 1
         self._tally.ended(self.head.path, code, self._received, self._sent)
         self._handler = None
+        if self._ended is not None:
+            self._ended()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

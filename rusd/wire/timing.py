@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final, cast
 
@@ -33,6 +34,11 @@ class Timer:
             (timed[connection], stream, head, message)
             for connection, stream, head, message in calls
         ]
+
+    def began(self, path: bytes) -> Callable[[], None]:
+        """A streaming call has begun; what is returned is to be called when it ends."""
+        histogram, since = self.seconds[path], monotonic()
+        return lambda: histogram.observe(monotonic() - since)
 
 
 class _Timed:

@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.message import Message
 
 from rusd.pb import rpc_pb2 as rpc
+from tests.compat.gateway import post
 from tests.compat.scrape import SECONDS, Scrape, of, scrape
 from tests.compat.test_health import ask
 from tests.conftest import StartMember
@@ -65,6 +66,7 @@ def test_the_names_and_types_are_etcds(
         with member.channel() as channel:
             call(channel, "KV/Put", rpc.PutRequest(key=b"a"))
             call(channel, "KV/Range", rpc.RangeRequest(key=b"a"))
+        assert post(member, "/v3/lease/keepalive", '{"ID":"7"}').status == 200
         assert ask(port, "/readyz").status == 200
         scrapes.append(scrape(port))
         assert of(member).types.keys() == scrapes[-1].types.keys()
@@ -77,6 +79,13 @@ def test_the_names_and_types_are_etcds(
             for each in scrapes
         ]
         assert bounds[0] == bounds[1], name
+    # A stream through the gateway is a call as well.
+    kept = {
+        "grpc_type": "bidi_stream",
+        "grpc_service": "etcdserverpb.Lease",
+        "grpc_method": "LeaseKeepAlive",
+    }
+    assert [each("grpc_server_handling_seconds_count", **kept) for each in scrapes] == [1, 1]
     ours, theirs = (
         {
             (labels["grpc_type"], labels["grpc_service"], labels["grpc_method"])

@@ -186,6 +186,23 @@ def test_calls_from_inside_count_as_those_from_outside() -> None:
         assert (found.received[BIDI], found.sent[BIDI]) == (1, 1)
 
 
+def test_times_are_taken_of_streams_from_inside_however_they_end() -> None:
+    with serving() as running:
+        timer, loopback = Timer(), running.server.loopback
+
+        def call() -> None:
+            untimed = loopback.stream(RequestHead(BIDI, {}), _Receiver())
+            running.server.turn.timer = timer
+            untimed.half_close()
+            loopback.stream(RequestHead(BIDI, {}), _Receiver()).half_close()
+            loopback.stream(RequestHead(BIDI, {}), _Receiver()).cancel()
+            loopback.stream(RequestHead(BIDI, {}, 0.02), _Receiver())
+
+        running.run(call)
+        until(lambda: sum(timer.seconds[BIDI].counts) == 3)
+        assert timer.seconds[BIDI].total > 0.02
+
+
 def test_a_call_that_waits_and_comes_again_counts_once() -> None:
     with serving() as running, RawClient(running.port) as client:
         turn = running.server.turn
