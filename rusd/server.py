@@ -52,6 +52,7 @@ from rusd.metrics.keyspace import keyspace_families
 from rusd.metrics.member import member_families
 from rusd.metrics.peers import peer_families
 from rusd.metrics.process import process_families
+from rusd.mvcc.tables import DamagedTableError
 from rusd.mvcc.watch import Watchers
 from rusd.node.apply import Applier
 from rusd.node.auto_compaction import AutoCompaction, Periodic, Policy, Revisions
@@ -65,6 +66,7 @@ from rusd.node.bootstrap import (
 from rusd.node.compactor import Compactor
 from rusd.node.connections import Connections
 from rusd.node.corruption import CorruptDataError, Corruption
+from rusd.node.damage import Damage, advice
 from rusd.node.leases import Leases
 from rusd.node.membership import Membership
 from rusd.node.peer_connection import PeerLimits
@@ -126,9 +128,10 @@ def run(config: Config) -> int:
         CorruptDataError,
         TlsError,
         TokenOptionsError,
+        DamagedTableError,
         OSError,
     ) as error:
-        log.fatal("failed to start or to go on", error=error)
+        log.fatal("failed to start or to go on", error=error, **advice(error))
         return 1
     finally:
         log.close()
@@ -152,6 +155,7 @@ async def _serve(config: Config, log: Logger) -> int:
             "a write or an applied entry failed; the member stops",
             error=error,
             stacktrace="".join(traceback.format_exception(error)),
+            **advice(error),
         )
         end(1)
 
@@ -174,6 +178,8 @@ async def _serve(config: Config, log: Logger) -> int:
         engine, wal, lessor, identity, log, force_new_cluster=config.force_new_cluster
     )
     keyspace, membership = applier.keyspace, applier.membership
+    damage = Damage(log)
+    keyspace.on_damage = damage.report
 
     raw = RawNode(_raft(config, membership.local_id), persisted)
     replica = Replica(raw, wal, log, config.heartbeat_interval, fail)
@@ -275,7 +281,7 @@ async def _serve(config: Config, log: Logger) -> int:
         *downgrades.methods(),
     ]
     reflection = Reflection(method.path for method in methods)
-    checks = Checks(pipeline, reads)
+    checks = Checks(pipeline, reads, damage)
     exposition = Exposition(
         [
             *member_families(pipeline, reads, reconfiguration, config.quota_backend_bytes),

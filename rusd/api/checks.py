@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 from rusd.api import errors
 from rusd.api.http import get_only
+from rusd.node.damage import Damage
 from rusd.node.pipeline import Pipeline
 from rusd.node.reads import Reads
 from rusd.pb.rpc_pb2 import CORRUPT, NOSPACE
@@ -25,8 +26,8 @@ _ALARMS: Final = ((NOSPACE, "NOSPACE"), (CORRUPT, "CORRUPT"))
 class Checks:
     """The checks of one member, and how they went."""
 
-    def __init__(self, pipeline: Pipeline, reads: Reads) -> None:
-        self._pipeline, self._reads = pipeline, reads
+    def __init__(self, pipeline: Pipeline, reads: Reads, damage: Damage) -> None:
+        self._pipeline, self._reads, self._damage = pipeline, reads, damage
         self.answers: Counter[bool] = Counter()
         """Of /health: how often it was true, and false."""
         self.results: dict[tuple[str, str], bool] = {}
@@ -128,8 +129,11 @@ class Checks:
         )
 
     def _data_corruption(self, done: Done) -> None:
-        corrupt = CORRUPT in self._pipeline.applier.alarms
-        done("alarm activated: CORRUPT" if corrupt else "")
+        if self._damage.found:
+            done("a damaged file was read")
+        else:
+            corrupt = CORRUPT in self._pipeline.applier.alarms
+            done("alarm activated: CORRUPT" if corrupt else "")
 
     def _non_learner(self, done: Done) -> None:
         done("not supported for learner" if self._pipeline.applier.membership.is_learner else "")

@@ -22,6 +22,7 @@ from rusd.mvcc.guarded import guarded_put
 from rusd.mvcc.keyspace import Keyspace
 from rusd.mvcc.ranges import read_range, stream_range
 from rusd.mvcc.records import varint
+from rusd.mvcc.tables import DamagedTableError
 from rusd.mvcc.txn import Plan, read_only_txn
 from rusd.node.compactor import Compactor
 from rusd.node.entry import Kind
@@ -133,17 +134,22 @@ class KV:
             size = len(message)
             # A message of a key alone, or with serializable set, is most of all reads; telling it
             # by its bytes saves a third of a point read.
-            if size > 2 and message[0] == 10 and message[1] == size - 2 < 128:
-                item = get(message[2:])
-            elif (
-                size > 4
-                and message[0] == 10
-                and message[1] == size - 4 < 128
-                and message[-2:] == b"\x38\x01"
-            ):
-                item = get(message[2:-2])
-            else:
-                self._range(connection, stream, message)
+            try:
+                if size > 2 and message[0] == 10 and message[1] == size - 2 < 128:
+                    item = get(message[2:])
+                elif (
+                    size > 4
+                    and message[0] == 10
+                    and message[1] == size - 4 < 128
+                    and message[-2:] == b"\x38\x01"
+                ):
+                    item = get(message[2:-2])
+                else:
+                    self._range(connection, stream, message)
+                    continue
+            except DamagedTableError as error:
+                keyspace.on_damage(error)
+                connection.fail(stream, errors.CORRUPT)
                 continue
             connection.reply(stream, header if item is None else header + item + b"\x20\x01")
         keyspace.counters.ranges += len(calls)
@@ -178,7 +184,8 @@ class KV:
             connection.reply(stream, header + body)
             self._slow.check(request, began, len(body))
 
-        run_sliced(read_range(self._keyspace, request), done, partial(connection.fail, stream))
+        keyspace, failed = self._keyspace, partial(connection.fail, stream)
+        run_sliced(read_range(keyspace, request), done, failed, keyspace.on_damage)
 
     def _open_range_stream(self, stream: Stream) -> "_RangeStream":
         return _RangeStream(
@@ -241,6 +248,9 @@ class KV:
             body = read_only_txn(self._keyspace, plan)
         except (KeyspaceError, AuthError) as error:
             connection.fail(stream, errors.status_of(error))
+        except DamagedTableError as error:
+            self._keyspace.on_damage(error)
+            connection.fail(stream, errors.CORRUPT)
         else:
             connection.reply(stream, self._headers.at(self._keyspace.revision) + body)
 
@@ -349,6 +359,10 @@ class _RangeStream:
         except KeyspaceError as error:
             self._chunks = None
             self._stream.finish(errors.status_of(error))
+        except DamagedTableError as error:
+            self._chunks = None
+            self._keyspace.on_damage(error)
+            self._stream.finish(errors.CORRUPT)
         else:
             if chunk:
                 self._send(chunk)

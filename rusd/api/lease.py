@@ -149,8 +149,11 @@ class LeaseService:
         show: Callable[[None], None],
     ) -> None:
         """Shows leases to who may read all keys that hang on them."""
-        check = self.rights.shown(identity_of(connection), keys)
-        run_sliced(check, show, partial(connection.fail, stream))
+        check, failed = (
+            self.rights.shown(identity_of(connection), keys),
+            partial(connection.fail, stream),
+        )
+        run_sliced(check, show, failed, self._pipeline.keyspace.on_damage)
 
     def leases_(self, calls: list[Call]) -> None:
         for connection, stream, _, _ in parsed(calls, LeaseLeasesRequest.FromString):

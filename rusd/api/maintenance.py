@@ -146,7 +146,10 @@ class Maintenance:
 
         self._compactor.when_swept(
             lambda: run_sliced(
-                hash_history(self._keyspace, revision), done, partial(caller.fail, tag)
+                hash_history(self._keyspace, revision),
+                done,
+                partial(caller.fail, tag),
+                self._keyspace.on_damage,
             )
         )
 

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
-from rusd.api.errors import status_of
+from rusd.api.errors import CORRUPT, status_of
 from rusd.auth.errors import AuthError
 from rusd.mvcc.errors import KeyspaceError
+from rusd.mvcc.tables import DamagedTableError
 from rusd.wire.grpc import Status
 
 T = TypeVar("T")
@@ -16,6 +17,7 @@ def run_sliced(
     slices: Generator[None, None, T],
     done: Callable[[T], None],
     failed: Callable[[Status], None],
+    on_damage: Callable[[DamagedTableError], None],
 ) -> None:
     """Runs a read; the first slice at once, so that a short read is answered at once."""
     try:
@@ -24,5 +26,8 @@ def run_sliced(
         done(finished.value)
     except (KeyspaceError, AuthError) as error:
         failed(status_of(error))
+    except DamagedTableError as error:
+        on_damage(error)
+        failed(CORRUPT)
     else:
-        asyncio.get_running_loop().call_soon(run_sliced, slices, done, failed)
+        asyncio.get_running_loop().call_soon(run_sliced, slices, done, failed, on_damage)

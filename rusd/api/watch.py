@@ -254,6 +254,13 @@ class WatchStream:
         response = WatchResponse(watch_id=watcher.id, canceled=True, compact_revision=revision)
         self._respond(response, at=0)
 
+    def damaged(self, watcher: Watcher, /) -> None:
+        """Ends a watcher whose next events cannot be read."""
+        del self._by_id[watcher.id]
+        del self._id_fields[watcher.id]
+        reason = errors.CORRUPT.message
+        self._respond(WatchResponse(watch_id=watcher.id, canceled=True, cancel_reason=reason))
+
     def caught_up(self) -> None:
         """Answers what had to wait until no watcher of the stream lags."""
         self._answer_progress()

@@ -20,7 +20,7 @@ from rusd.bbolt import Writer
 from rusd.lease.lessor import ROW_PREFIX, Lessor
 from rusd.mvcc.keyspace import Marks, marks_in
 from rusd.mvcc.records import DELETED, U64, event_key, varint
-from rusd.mvcc.tables import Tables, rows
+from rusd.mvcc.tables import DamagedTableError, Tables, rows
 from rusd.node.alarms import Alarms
 from rusd.node.membership import Membership
 from rusd.pb.lease_pb2 import Lease
@@ -192,7 +192,7 @@ def main(arguments: list[str]) -> int:
     try:
         with target.open("xb", buffering=1 << 20) as file:
             export(checkpoint, file, _considerate(file, target.parent))
-    except (OSError, ExportError) as error:
+    except (OSError, ExportError, DamagedTableError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -8,7 +8,7 @@ of them. They gather in a write batch; `write` hands it to RocksDB. Between `beg
 `get` and `live` see the changes; whoever scans tables does so after `write`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final, NamedTuple, Protocol
@@ -28,7 +28,7 @@ from rusd.mvcc.records import (
     signed_varint,
     varint,
 )
-from rusd.mvcc.tables import Tables, new_batch, rows
+from rusd.mvcc.tables import DamagedTableError, Tables, get, new_batch, rows
 
 _APPLIED: Final = Struct(">QQQ")
 _APPLIED_ROW, _REVISION_ROW, _COMPACTED_ROW, _SWEPT_ROW = (
@@ -134,6 +134,8 @@ class Keyspace:
         self.applied = Applied()
         """Set by whoever applies the log, before `write`."""
         self.counters = Counters()
+        self.on_damage: Callable[[DamagedTableError], None] = lambda _: None
+        """Called by who answers a read with an error because the tables are damaged."""
         self.batch = new_batch()
         self.transactions: list[Transaction] = []
         """What was changed since watchers were last told; kept only while `watched`."""
@@ -198,7 +200,7 @@ class Keyspace:
             return None
         item = self._older.get(key)
         if item is None:
-            row: bytes | None = self.tables.latest.get(key)
+            row = get(self.tables.latest, key)
             if row is None:
                 raise RuntimeError(f"the index has {key!r} and the latest table has not")
             item = row[META_SIZE:] or self._large(row[: REVISION.size])
@@ -206,7 +208,7 @@ class Keyspace:
         return item
 
     def _large(self, event: bytes) -> bytes:
-        row: bytes | None = self.tables.events.get(event)
+        row = get(self.tables.events, event)
         if row is None:
             raise RuntimeError(f"the latest table names event {event.hex()}, which is not there")
         return row[REVISION.size :]

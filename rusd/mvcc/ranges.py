@@ -28,7 +28,7 @@ from rusd.mvcc.records import (
     range_end,
     varint,
 )
-from rusd.mvcc.tables import cursor, rows, values
+from rusd.mvcc.tables import check, cursor, row_in, rows, values
 from rusd.pb.kv_pb2 import KeyValue
 from rusd.pb.rpc_pb2 import RangeRequest
 
@@ -146,12 +146,15 @@ class Present(View):
             return iter((item,))
         # The iterator is a view of this moment, whatever is written while it is walked.
         tables = self.keyspace.tables
-        latest = values(tables.latest, self.start, self.end)
+        # What a transaction has put is in the count, and not in the tables yet.
+        number = self.count if self.keyspace.batch.is_empty() else 0
+        latest = values(tables.latest, self.start, self.end, number)
         if not self.keyspace.has_large:
             return (value[META_SIZE:] for value in latest)
         events = tables.events.snapshot()
         return (
-            value[META_SIZE:] or events[value[: REVISION.size]][REVISION.size :] for value in latest
+            value[META_SIZE:] or row_in(events, value[: REVISION.size])[REVISION.size :]
+            for value in latest
         )
 
     def bare_items(self) -> Iterator[bytes]:
@@ -208,7 +211,7 @@ def _past(
         count -= is_live
         restored[key] = None
         if row is not None:
-            restored[key] = events[row][12:]
+            restored[key] = row_in(events, row)[12:]
             count += 1
     return Past(present, count, restored)
 
@@ -270,6 +273,7 @@ def _row_at(history: Any, key: bytes, revision: int) -> bytes | None:
     prefix = escape(key)
     history.seek_for_prev(prefix + U64.pack(revision))
     if not history.valid():
+        check(history)
         return None
     row: bytes = history.key()
     if not row.startswith(prefix) or len(row) != len(prefix) + 8:

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Protocol
 
 from rusd.mvcc.keyspace import Change, Keyspace, Transaction
 from rusd.mvcc.records import DELETED, NO_REVISION, REVISION, U64, event_key, varint
-from rusd.mvcc.tables import rows
+from rusd.mvcc.tables import DamagedTableError, get, rows
 
 _PIECE_BYTES: Final = 512 << 10
 """A piece ends with the transaction that takes it over this."""
@@ -43,6 +43,7 @@ class Sink(Protocol):
     def congested(self) -> bool: ...
     def deliver(self, watcher: "Watcher", piece: "Piece", /) -> None: ...
     def compacted(self, watcher: "Watcher", revision: int, /) -> None: ...
+    def damaged(self, watcher: "Watcher", /) -> None: ...
     def caught_up(self) -> None: ...
 
 
@@ -376,8 +377,15 @@ class Watchers:
             watcher.sink.compacted(watcher, keyspace.compacted)
             return True
         if watcher.next <= keyspace.revision:
-            batch = self._batch_at(watcher.next)
-            for piece in batch.pieces(watcher.selection, watcher.next, self):
+            try:
+                batch = self._batch_at(watcher.next)
+                pieces = batch.pieces(watcher.selection, watcher.next, self)
+            except DamagedTableError as error:
+                keyspace.on_damage(error)
+                self._forget()
+                watcher.sink.damaged(watcher)
+                return True
+            for piece in pieces:
                 if watcher.sink.congested:
                     return False
                 watcher.sink.deliver(watcher, piece)
@@ -429,7 +437,7 @@ class Watchers:
         """
         own = U64.pack(revision)
         while replaced != NO_REVISION:
-            row: bytes | None = self._keyspace.tables.events.get(replaced)
+            row = get(self._keyspace.tables.events, replaced)
             if row is None:
                 return event
             if replaced[:8] != own:

@@ -14,6 +14,7 @@ from typing import Any, Final
 from rusd.log import Logger
 from rusd.mvcc.errors import KeyspaceError
 from rusd.mvcc.hashing import HashResult, hash_history
+from rusd.mvcc.tables import DamagedTableError
 from rusd.node.compactor import Compactor
 from rusd.node.entry import Kind
 from rusd.node.peer_wire import Method
@@ -98,6 +99,8 @@ class Corruption:
             await asyncio.sleep(seconds)
             try:
                 await compare()
+            except DamagedTableError as error:
+                self._keyspace.on_damage(error)
             except KeyspaceError as error:
                 self._log.warn("members could not be compared", error=error)
 
@@ -155,6 +158,9 @@ class Corruption:
             # What is asked for is applied at who asks, and so will be here.
             await self._reads.confirm()
             return _RESULT.pack(*await self._hash(revision))
+        except DamagedTableError as error:
+            self._keyspace.on_damage(error)
+            raise PeerCallError(str(error)) from None
         except (struct.error, KeyspaceError, *UNCONFIRMED) as error:
             raise PeerCallError(str(error) or type(error).__name__) from None
 

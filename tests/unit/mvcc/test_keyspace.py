@@ -404,7 +404,7 @@ def test_a_large_item_is_written_once_and_read_as_any_other(tmp_path: Path) -> N
             value = large if number % 2 else small
             opened.ask(PutRequest(key=b"k%d" % number, value=value))
         opened.keyspace.write()
-        sizes = [len(row) for row in values(opened.keyspace.tables.latest, b"", None)]
+        sizes = [len(row) for row in values(opened.keyspace.tables.latest, b"", None, 6)]
         assert sizes == [sizes[0], META_SIZE] * 3
         expected = opened.ask(ALL)
         assert [kv.value for kv in expected.kvs] == [small, large] * 3

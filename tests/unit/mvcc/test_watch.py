@@ -69,6 +69,10 @@ class Client:
         assert last <= piece.revision
         seen += [(event.kv.mod_revision, event) for event in events]
 
+    def damaged(self, watcher: Watcher, /) -> None:
+        """None of these tests damages anything."""
+        raise AssertionError(f"{watcher} cannot be read")
+
     def compacted(self, watcher: Watcher, revision: int, /) -> None:
         self.ended[watcher] = revision
 
