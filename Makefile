@@ -51,8 +51,8 @@ lint: $(READY)  ## ruff, mypy --strict, and that generated code is current
 protos: $(READY)  ## regenerate rusd/pb from protos/
 	$(BIN)/python protos/generate.py
 
-bench: compiled  ## measure rusd beside real etcd; writes docs/benchmarks.md
-	$(BIN)/python -m tests.bench $(BENCH_ARGS)
+bench: compiled  ## measure rusd beside real etcd; writes docs/benchmarks.md (LARGE=10: the rows of a store of 10 GB)
+	$(BIN)/python -m tests.bench $(if $(LARGE),--only 'large-*' --store-gb $(LARGE)) $(BENCH_ARGS)
 
 soak: compiled  ## simulate and break clusters for MINUTES=10 each, then kill (KILLS=) and compare (SOAK_RUNS=)
 	$(BIN)/python -m tests.sim --minutes $(MINUTES)

@@ -167,5 +167,25 @@ THREE_MEMBERS: tuple[Row, ...] = (
     ),
 )
 
-ROWS = (*ONE_MEMBER, *THREE_MEMBERS)
+LARGE_STORE: tuple[Row, ...] = (
+    Row("large-fill", "Puts of 10 KiB, 64 connections, until the store is full", "MB/s", None),
+    Row("large-size", "Size that Status tells", "GB", None, "less"),
+    Row("large-restart", "Restart of a cold member to ready", "s", None, "less"),
+    Row("large-get", "Range of one cold key, p50", "ms", None, "less"),
+    Row("large-get-1000", "Range of 1,000 cold keys in the middle, p50", "ms", None, "less"),
+    Row("large-count", "Range with count_only over all keys, p50", "ms", None, "less"),
+    Row("large-compact", "Compaction of a tenth, which was overwritten", "s", None, "less"),
+    Row("large-defrag", "Defragmentation after it", "s", None, "less"),
+    Row("large-freed", "Given back by both", "GB", None),
+    Row("large-disk", "The data directory then, with the log", "GB", None, "less"),
+    Row("large-backup", "Backup (Maintenance.Snapshot) to a client", "s", None, "less"),
+    Row("large-backup-rate", "of which the client got", "MB/s", None),
+    Row("large-backup-memory", "Peak resident memory during the backup", "MB", None, "less"),
+    Row("large-backup-anon", "of which not mapped files", "MB", None, "less"),
+    Row("large-backup-worst", "Worst put at 200 puts a second meanwhile", "ms", None, "less", max),
+    Row("large-hash", "HashKV over all", "s", None, "less"),
+    Row("large-catch-up", "A fresh learner catches up", "s", None, "less"),
+)
+
+ROWS = (*ONE_MEMBER, *THREE_MEMBERS, *LARGE_STORE)
 BY_NAME = {row.name: row for row in ROWS}

@@ -1,10 +1,9 @@
-"""The measured figures as a table for the terminal, as a page for the documentation, as JSON."""
+"""The measured figures as a table for the terminal and as a page for the documentation."""
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
-from tests.bench.goals import BY_NAME, ONE_MEMBER, THREE_MEMBERS, Row
+from tests.bench.figures import Figures, Run
+from tests.bench.goals import BY_NAME, LARGE_STORE, ONE_MEMBER, THREE_MEMBERS, Row
 
 _HEADINGS = ("work", "etcd", "rusd", "ratio", "goal", "met?")
 
@@ -36,50 +35,44 @@ core for a call.
 * Compaction removes 1,000,000 overwritten revisions (`physical`, so the call ends with the work).
 * Three members share the cores with each other and with the load. All load of a row goes to the
   leader, or to one follower; a row fails if the leader changes meanwhile.
-* Catching up: two of three members take 125,000 puts of 8 KiB of random bytes; the time is from
-  the third's first start until it answers with the leader's revision. Then it is removed, wiped and
-  added again, and catches up under puts to the leader, closed loop: their rate meanwhile, as a
-  percentage of that in the seconds after, when the newcomer takes its part of the cores too.
+* Catching up: two members take 125,000 puts of 8 KiB of random bytes; the time is from the first
+  start of a third that was added, until it has applied what the leader had and answers with its
+  revision. Then it is removed, wiped and added again, and catches up under puts to the leader,
+  closed loop: their rate meanwhile, as a percentage of that in the seconds after, when the newcomer
+  takes its part of the cores too.
+"""
+
+_LARGE = """\
+* One member takes the puts, then every tenth key again. Values are random bytes. Both servers run
+  with their defaults (fsync on), but for the quota.
+* Cold: the page cache was dropped before the row, if the table above says so; each call is for
+  other keys, one at a time. The kernel keeps what a process has mapped, so as long as memory
+  suffices etcd has all of its file that it read at its start: its store is warm then.
+* Restart: SIGTERM, the page cache dropped, and `/health` answering true.
+* Compaction is `physical`, so the call ends with the work. What both calls gave back is by what
+  Status says; the data directory is what its files take on the disk.
+* The backup goes to a client in Python (grpcio), which counts the bytes and drops them. The time
+  is from its call to the last byte. rusd writes the file before it sends it, on its data's disk.
+  Resident memory is the largest VmRSS of the process and all that it started, of samples every
+  50 ms; etcd's holds the mapped pages of its file, so the anonymous part stands beside it.
+* Catching up: from the first start of a learner that was added, until it has applied what the
+  leader had and has all keys. Then it is made a voter, and its HashKV must be the leader's.
 """
 
 
-@dataclass
-class Figures:
-    """What each round measured, by row and subject, and what could not be measured."""
-
-    rounds: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
-    generator_bound: set[str] = field(default_factory=set)
-    """Rows and subjects in which a load generator used up its core."""
-    others: dict[str, float] = field(default_factory=dict)
-    """The largest share of the machine that other processes took, by row and subject."""
-
-    def add(self, name: str, subject: str, value: float) -> None:
-        """Keep one round's figure."""
-        self.rounds.setdefault(name, {}).setdefault(subject, []).append(value)
-
-    def disturb(self, label: str, share: float) -> None:
-        """Keep what other processes took in one round."""
-        self.others[label] = max(share, self.others.get(label, 0.0))
-
-    def figure(self, row: Row, subject: str) -> float | None:
-        """The figure of the row over all rounds, None where nothing was measured."""
-        values = self.rounds.get(row.name, {}).get(subject)
-        return row.combine(values) if values else None
-
-    def cells(self, row: Row) -> tuple[str, ...]:
-        """The row's line of the table."""
-        etcd, rusd = self.figure(row, "etcd"), self.figure(row, "rusd")
-        ratio = row.ratio(etcd, rusd) if etcd is not None and rusd is not None else None
-        met = row.met(etcd, rusd) if rusd is not None else None
-        return (
-            row.work,
-            shown(etcd, row.unit),
-            shown(rusd, row.unit),
-            "" if ratio is None else f"{ratio:.2f}",
-            str(row.goal or ""),
-            "" if met is None else "yes" if met else "**no**",
-        )
+def _cells(figures: Figures, row: Row) -> tuple[str, ...]:
+    """The row's line of the table."""
+    etcd, rusd = figures.figure(row, "etcd"), figures.figure(row, "rusd")
+    ratio = row.ratio(etcd, rusd) if etcd is not None and rusd is not None else None
+    met = row.met(etcd, rusd) if rusd is not None else None
+    return (
+        row.work,
+        shown(etcd, row.unit),
+        shown(rusd, row.unit),
+        "" if ratio is None else f"{ratio:.2f}",
+        str(row.goal or ""),
+        "" if met is None else "yes" if met else "**no**",
+    )
 
 
 def shown(value: float | None, unit: str) -> str:
@@ -93,7 +86,7 @@ def shown(value: float | None, unit: str) -> str:
 
 def table(figures: Figures, names: Sequence[str]) -> str:
     """A table that is Markdown, and lined up for a terminal."""
-    lines = [_HEADINGS, *(figures.cells(BY_NAME[name]) for name in names)]
+    lines = [_HEADINGS, *(_cells(figures, BY_NAME[name]) for name in names)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADINGS))]
     lines.insert(1, tuple("-" * width for width in widths))
     return "\n".join(
@@ -119,50 +112,49 @@ def notes(figures: Figures) -> list[str]:
     return lines
 
 
-def page(figures: Figures, machine: Sequence[tuple[str, str]], day: str) -> str:
-    """The whole of docs/benchmarks.md."""
-    return "\n".join(
-        [
-            "# Benchmarks",
-            "",
-            f"rusd beside real etcd, on {day}. Written by `make bench`.",
-            "",
-            "A ratio above 1 says that rusd is so many times as fast, or as small.",
-            "",
-            "## One member",
-            "",
-            table(figures, [row.name for row in ONE_MEMBER]),
-            "",
-            "## Three members on one machine",
-            "",
-            table(figures, [row.name for row in THREE_MEMBERS]),
-            "",
-            *(f"* {note}" for note in notes(figures)),
-            "",
-            "## Machine",
-            "",
-            "| | |",
-            "| --- | --- |",
-            *(f"| {name} | {value} |" for name, value in machine),
-            "",
-            "Absolute figures move from run to run and machine to machine; the ratios count.",
-            "",
-            "## What is measured",
-            "",
-            _LOADS,
+def page(runs: Mapping[str, Run]) -> str:
+    """The whole of docs/benchmarks.md, of the last runs of the sections."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "rusd beside real etcd. A ratio above 1 says that rusd is so many times as fast, or as "
+        "small. Absolute figures move from run to run and machine to machine; the ratios count.",
+        "",
+    ]
+    if run := runs.get("members"):
+        lines += [
+            *("## One member", "", f"On {run.day}, by `make bench`.", ""),
+            *(_rows(run, ONE_MEMBER), ""),
+            *("## Three members on one machine", ""),
+            *(_rows(run, THREE_MEMBERS), ""),
+            *_notes(run),
+            *("### Machine", "", *_machine(run), ""),
+            *("### What is measured", "", _LOADS),
         ]
-    )
+    if run := runs.get("large"):
+        lines += [
+            *(
+                "## A large store",
+                "",
+                f"On {run.day}, by `make bench LARGE=` with its GB.",
+                "",
+            ),
+            *(_rows(run, LARGE_STORE), ""),
+            *_notes(run),
+            *("### Machine and store", "", *_machine(run), ""),
+            *("### How it is measured", "", _LARGE),
+        ]
+    return "\n".join(lines)
 
 
-def as_json(figures: Figures, machine: Mapping[str, str]) -> str:
-    """All rounds of all rows, for a program."""
-    return json.dumps(
-        {
-            "machine": machine,
-            "rounds": figures.rounds,
-            "failures": figures.failures,
-            "others": figures.others,
-            "generator_bound": sorted(figures.generator_bound),
-        },
-        indent=1,
-    )
+def _rows(run: Run, rows: Sequence[Row]) -> str:
+    return table(run.figures, [row.name for row in rows])
+
+
+def _notes(run: Run) -> list[str]:
+    lines = [f"* {note}" for note in notes(run.figures)]
+    return [*lines, ""] if lines else []
+
+
+def _machine(run: Run) -> list[str]:
+    return ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in run.machine)]

@@ -21,10 +21,12 @@ STREAMS = 16
 _STATUS = "/etcdserverpb.Maintenance/Status"
 _TXN = "/etcdserverpb.KV/Txn"
 _PUTS_A_TXN = 100
-_CALL_SECONDS = 300.0
-_READY_SECONDS = 120.0
+_CALL_SECONDS = 600.0
+_READY_SECONDS = 240.0
+_PORT_ATTEMPTS = 3
 
 Response = TypeVar("Response", bound=Message)
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class Sizes:
     many_keys: int = 1_000_000
     bulk_keys: int = 125_000
     """Keys with values of 8 KiB, so 1 GB."""
+    store_gb: float = 10
+    """Values of the large store, in 10^9 bytes."""
     watched_puts: Mapping[int, int] = field(
         default_factory=lambda: {1: 60_000, 100: 20_000, 1000: 5_000}
     )
@@ -52,23 +56,49 @@ SHORT = Sizes(
     keys=10_000,
     many_keys=20_000,
     bulk_keys=2_000,
+    store_gb=0.02,
     watched_puts={1: 4_000, 100: 500, 1000: 100},
     paced_puts=1_000,
     quiet_seconds=0.5,
 )
 
 
+class PortTakenError(NotReadyError):
+    """A member could not listen: something took one of its ports since it was found free."""
+
+
+def not_ready(member: Member, what: str) -> NotReadyError:
+    """What to raise when a member ended or does not serve, with the end of its log."""
+    log = member.log[-2000:]
+    taken = "address already in use" in log.lower()
+    return (PortTakenError if taken else NotReadyError)(f"{what}; log:\n{log}")
+
+
+def retried(attempt: Callable[[], Result]) -> Result:
+    """Do it; again where a port was taken, as each attempt takes other ports, a few times."""
+    for _ in range(_PORT_ATTEMPTS - 1):
+        with suppress(PortTakenError):
+            return attempt()
+    return attempt()
+
+
 def members_of(
     command: Sequence[str], folder: Path, flags: Sequence[str], count: int
 ) -> list[Member]:
     """The members of one new cluster, not started."""
-    members = [Member(command, folder / f"infra{number}") for number in range(1, count + 1)]
-    cluster = ",".join(f"{member.folder.name}={member.peer_url}" for member in members)
+    names = [f"infra{number}" for number in range(1, count + 1)]
+    members = [Member(command, folder / name, flags, name=name) for name in names]
+    ports = free_ports(2 * count)  # found together: what is found one by one may be found twice
     for member in members:
-        # The last of equal flags counts.
-        own = ("--name", member.folder.name, "--initial-cluster", cluster)
-        member.flags = (*flags, *own) if count > 1 else flags
+        member.client_port, member.peer_port = ports.pop(), ports.pop()
+    for member in members:
+        member.initial_cluster = initial_cluster(members)
     return members
+
+
+def initial_cluster(members: Sequence[Member]) -> str:
+    """Names and peer URLs, as the flag takes them."""
+    return ",".join(f"{member.name}={member.peer_url}" for member in members)
 
 
 def status_of(member: Member) -> rpc.StatusResponse:
@@ -104,6 +134,8 @@ class Site:
     generators: Generators
     sizes: Sizes
     start_seconds: float = 0.0
+    prepare_seconds: float = 0.0
+    """How long it took to put the data of the group into the members."""
     tls_port: int = 0
     """Where the first member serves clients with TLS, if it does."""
 
@@ -127,21 +159,43 @@ class Site:
         """Their processes."""
         return [each.process.pid for each in self.running if each.process]
 
-    def start(self, absent: int = 0) -> None:
-        """Start all but the last `absent`; keep how long it took until /health answered true."""
+    def start(self) -> None:
+        """Start all; keep how long it took until /health answered true."""
         begin = time.monotonic()
-        members = self.members[: len(self.members) - absent]
-        for member in members:
+        for member in self.members:
             member.launch()
-        for member in members:
+        for member in self.members:
             while not _healthy(member):
-                assert member.process is not None
-                if (status := member.process.poll()) is not None:
-                    raise NotReadyError(f"ended with status {status}; log:\n{member.log[-2000:]}")
+                self._check_running()
                 if time.monotonic() - begin > _READY_SECONDS:
-                    raise NotReadyError(f"not healthy; log:\n{member.log[-2000:]}")
+                    raise not_ready(member, f"{member.name} is not healthy")
                 time.sleep(0.002)
         self.start_seconds = time.monotonic() - begin
+        # What answered may have been another server on a port that was taken.
+        self._check_running()
+
+    def _check_running(self) -> None:
+        for member in self.members:
+            if member not in self.running:
+                raise not_ready(member, f"{member.name} ended")
+
+    def restart(self, between: Callable[[], object] = lambda: None) -> None:
+        """Stop the only member, do what is to be done in between, and start it again."""
+        (member,) = self.members
+        member.stop()
+        between()
+
+        def attempt() -> None:
+            try:
+                self.start()
+            except PortTakenError:
+                member.close()
+                # One that has its data goes by its own notes of where the members are.
+                member.client_port, member.peer_port = free_ports(2)
+                member.initial_cluster = initial_cluster(self.members)
+                raise
+
+        retried(attempt)
 
     def close(self) -> None:
         """End all members."""
@@ -240,8 +294,8 @@ class Group:
     prepare: Callable[[Site], None]
     workloads: tuple[Workload, ...]
     members: int = 1
-    absent: int = 0
-    """So many of the members are not started."""
+    flags: tuple[str, ...] = ()
+    """What the members need beside the flags that all have."""
     tls: bool = False
     """Whether the first member serves clients with TLS too."""
     rounds: Callable[[Sizes], int] = lambda sizes: sizes.rounds

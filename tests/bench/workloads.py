@@ -146,15 +146,14 @@ def _many_memory(site: Site) -> Mapping[str, float]:
 
 
 def _restart(site: Site) -> float:
-    site.member.stop()
-    site.start()
+    site.restart()
     return site.start_seconds
 
 
-def _worst_put(site: Site, during: Callable[[], object]) -> float:
-    """The slowest put (ms) of those that were in flight while `during` ran, at a fixed rate."""
+def worst_put(site: Site, during: Callable[[], object], pace: int = _PACE) -> float:
+    """The slowest put (ms) of those in flight while `during` ran, at a fixed rate a second."""
     body = requests.put("worst")
-    with site.generators.pressing(site.port, _PUT, body, _PACED_CONNECTIONS, _PACE) as latencies:
+    with site.generators.pressing(site.port, _PUT, body, _PACED_CONNECTIONS, pace) as latencies:
         time.sleep(site.sizes.quiet_seconds)
         begin = time.monotonic_ns()
         during()
@@ -166,7 +165,7 @@ def _worst_put(site: Site, during: Callable[[], object]) -> float:
 
 
 def _worst_quiet(site: Site) -> float:
-    return _worst_put(site, lambda: time.sleep(site.sizes.quiet_seconds))
+    return worst_put(site, lambda: time.sleep(site.sizes.quiet_seconds))
 
 
 def _worst_compact(site: Site) -> float:
@@ -176,12 +175,12 @@ def _worst_compact(site: Site) -> float:
     assert counted.calls == keys
     now = site.call(_RANGE, rpc.RangeRequest(key=b"none"), rpc.RangeResponse).header.revision
     request = rpc.CompactionRequest(revision=now, physical=True)
-    return _worst_put(site, lambda: site.call(_COMPACT, request, rpc.CompactionResponse))
+    return worst_put(site, lambda: site.call(_COMPACT, request, rpc.CompactionResponse))
 
 
 def _worst_defrag(site: Site) -> float:
     request = rpc.DefragmentRequest()
-    return _worst_put(site, lambda: site.call(_DEFRAGMENT, request, rpc.DefragmentResponse))
+    return worst_put(site, lambda: site.call(_DEFRAGMENT, request, rpc.DefragmentResponse))
 
 
 _ONE = requests.get("one", 0)
