@@ -43,6 +43,7 @@ from rusd.backup.source import Backups
 from rusd.config import Config, ConfigError, Url
 from rusd.feature_gates import COMPACT_HASH_CHECK, INITIAL_CORRUPT_CHECK
 from rusd.gateway.front import Front
+from rusd.gateway.late import LateGateway
 from rusd.lease.lessor import Lessor
 from rusd.log import Logger, log_loop_exceptions, open_logger, standard_logger
 from rusd.metrics.calls import CallMetrics, check_families
@@ -252,13 +253,13 @@ async def _serve(config: Config, log: Logger) -> int:
     maintenance = Maintenance(
         pipeline, engine, compactor, threads, transfer, headers, config.quota_backend_bytes, log
     )
+    downgrades = DowngradeService(pipeline, reads, headers, log)
     snapshot = Snapshot(Backups(engine), log)
     corruption = Corruption(pipeline, reads, peers, compactor, log)
     reconfiguration = Reconfiguration(
         pipeline, peers, config.strict_reconfig_check, config.max_learners
     )
     cluster = Cluster(reconfiguration, reads, headers)
-    downgrades = DowngradeService(pipeline, reads, headers, log)
     passwords = Passwords(_bcrypt_cost(config, log))
     auth = AuthService(pipeline, reads, authority, passwords, headers, log)
     leases.start()
@@ -272,13 +273,13 @@ async def _serve(config: Config, log: Logger) -> int:
         *watch.methods(),
         *lease.methods(),
         *maintenance.methods(),
+        *downgrades.methods(),
         *snapshot.methods(),
         *cluster.methods(),
         *auth.methods(),
         *locks.methods(),
         *elections.methods(),
         *health.methods(),
-        *downgrades.methods(),
     ]
     reflection = Reflection(method.path for method in methods)
     checks = Checks(pipeline, reads, damage)
@@ -301,7 +302,7 @@ async def _serve(config: Config, log: Logger) -> int:
     served = gate.guard([*methods, *reflection.methods()])
     server = Server(
         served if tracing is None else tracing.streams(served),
-        _front(config, others.handle, lambda: server.loopback).handle,
+        _front(config, others.handle, lambda: server.loopback, log).handle,
         _limits(config),
         standard_logger(log, "rusd.wire"),
     )
@@ -388,18 +389,22 @@ def _tell(state: str, log: Logger) -> None:
         log.warn("the service manager does not hear", state=state, error=error)
 
 
-def _front(config: Config, others: HttpHandler, calls: Callable[[], Loopback]) -> Front:
+def _front(
+    config: Config, others: HttpHandler, calls: Callable[[], Loopback], log: Logger
+) -> Front:
     """What answers plain HTTP requests."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="gateway")
 
-    def gateway() -> HttpHandler:
-        from rusd.gateway.gateway import Gateway  # paid for by the first who asks it
+    def load() -> Callable[[], HttpHandler]:
+        from rusd.gateway.gateway import Gateway
 
-        thread = ThreadPoolExecutor(1, thread_name_prefix="gateway")
-        return Gateway(calls(), thread, config.max_request_bytes + _GRPC_OVERHEAD).handle
+        return lambda: Gateway(calls(), thread, config.max_request_bytes + _GRPC_OVERHEAD).handle
 
-    return Front(
-        config.host_whitelist, config.cors, gateway if config.enable_grpc_gateway else None, others
-    )
+    def failed(error: Exception) -> None:
+        log.error("the gateway could not be loaded", error=error)
+
+    gateway = LateGateway(load, thread, failed).handle if config.enable_grpc_gateway else None
+    return Front(config.host_whitelist, config.cors, gateway, others)
 
 
 def _tracing(config: Config, log: Logger) -> "Tracing | None":

@@ -4,7 +4,7 @@ Both protect against pages in an administrator's browser: a host name that an at
 127.0.0.1 (CVE-2018-5702), and requests from a foreign origin.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Final
 
 from rusd.wire.http import HttpExchange, HttpHandler, HttpRequest, HttpResponse
@@ -36,15 +36,12 @@ class Front:
         self,
         hosts: Collection[str],
         origins: Collection[str],
-        gateway: Callable[[], HttpHandler] | None,
+        gateway: HttpHandler | None,
         others: HttpHandler,
     ) -> None:
-        """`hosts` and `origins` are --host-whitelist and --cors. `gateway` makes the gateway when
-        it is first asked; None is without one.
-        """
+        """`hosts` and `origins` are --host-whitelist and --cors; no `gateway` is without one."""
         self._hosts, self._origins = _restriction(hosts), _restriction(origins)
-        self._make_gateway, self._others = gateway, others
-        self._gateway: HttpHandler | None = None
+        self._gateway, self._others = gateway, others
 
     def handle(self, request: HttpRequest, exchange: HttpExchange) -> None:
         """Answers one request, now or later."""
@@ -56,9 +53,7 @@ class Front:
         exchange.headers += self._cors(request.headers.get("origin"))
         if request.method == "OPTIONS":
             exchange.respond(HttpResponse(200, b"", ""))
-        elif request.path.startswith(("/v3/", "/v3beta/")) and self._make_gateway is not None:
-            if self._gateway is None:
-                self._gateway = self._make_gateway()
+        elif request.path.startswith(("/v3/", "/v3beta/")) and self._gateway is not None:
             self._gateway(request, exchange)
         else:
             self._others(request, exchange)

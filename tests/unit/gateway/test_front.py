@@ -48,7 +48,7 @@ def ask(
     **headers: str,
 ) -> Exchange:
     exchange = Exchange(secure)
-    front = Front(hosts, origins, lambda: gateway, others)
+    front = Front(hosts, origins, gateway, others)
     front.handle(HttpRequest(method, path, headers=headers), exchange)
     return exchange
 
@@ -68,17 +68,7 @@ def test_where_requests_go(path: str, expected: bytes) -> None:
     assert ask(path).response.body == expected
 
 
-def test_the_gateway_is_made_when_it_is_first_asked() -> None:
-    made = []
-
-    def make() -> object:
-        made.append(1)
-        return gateway
-
-    front = Front((), (), make, others)  # type: ignore[arg-type]
-    for path in ("/health", "/v3/a", "/v3/b"):
-        front.handle(HttpRequest("GET", path), Exchange(False))
-    assert made == [1]
+def test_without_a_gateway_its_paths_are_like_any() -> None:
     without = Front((), (), None, others)
     exchange = Exchange(False)
     without.handle(HttpRequest("POST", "/v3/kv/range"), exchange)
