@@ -61,10 +61,13 @@ class LogWriter:
         done()
 
     def _judge(self, began: float) -> None:
-        """Leaves the log to the thread for a while after a sync that was not quick."""
+        """Leaves the log to the thread for a while after a sync that was not quick, unless there
+        was none for long.
+        """
         now = monotonic()
         if now - began > _QUICK:
-            self._thread_until = now + _PATIENCE * (now - began)
+            since = min(now, max(self._thread_until, now - _CREDIT))
+            self._thread_until = since + _PATIENCE * (now - began)
 
     def close(self) -> None:
         """Waits for the jobs that were submitted, and ends the thread."""
@@ -110,4 +113,9 @@ _QUICK = 0.001
 _PATIENCE = 50
 """How many times as long as a sync that was not quick the thread has the log afterwards: slow syncs
 take no more than a fiftieth of the loop's time.
+"""
+
+_CREDIT = 1.0
+"""Seconds without a slow sync that count: one that comes alone, as it does now and then where syncs
+are quick, drives nothing to the thread.
 """

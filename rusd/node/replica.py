@@ -285,10 +285,10 @@ class Replica:
         if entries or hard_state is not None:
             is_little = len(entries) == 1 and len(entries[0].data) <= self.little
             self._write(lambda wal: wal.write(entries, hard_state), ready, is_little)
-        elif not self._writing:
-            self._persisted(ready)
-        elif ready.promises:
+        elif ready.promises and self._writing:
             self._write(_no_job, ready)
+        elif ready.promises:
+            self.send(ready.promises)
         if ready.committed:
             self._committed.extend(ready.committed)
         for state in ready.reads:

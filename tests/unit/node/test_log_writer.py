@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from rusd.node import log_writer
 from rusd.node.log_writer import LogWriter
 from rusd.storage.wal import Entry, Wal
 from tests.unit.node.running import SECONDS, until
@@ -149,6 +150,40 @@ def test_the_loop_waits_for_no_sync_for_a_while_after_a_slow_one(tmp_path: Path)
             assert log.done == [1, 2], "on the thread"
             log.gate.set()
             await until(lambda: log.done == [1, 2, 3], "the third")
+
+    asyncio.run(test())
+
+
+def test_a_sync_that_was_slow_alone_drives_nothing_to_the_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+
+    async def test() -> None:
+        nonlocal now
+        async with opened(tmp_path) as log:
+            put = log.wal._put
+
+            def slowly(descriptor: int, data: bytes, offset: int) -> None:
+                nonlocal now
+                now += 0.003
+                put(descriptor, data, offset)
+
+            monkeypatch.setattr(log_writer, "monotonic", lambda: now)
+            monkeypatch.setattr(log.wal, "_put", slowly)
+            on_loop: list[int] = []
+            for index in range(2, 22):
+                on_loop.append(index)
+                log.writer.submit(log._write(index), lambda: on_loop.append(0), is_little=True)
+                if on_loop.pop() != 0:
+                    break
+                now += 0.001
+            # Each counts for fifty times 3 ms, of the second before and what has passed.
+            assert (index, log.wal.last_index) == (9, 8)
+            await until(lambda: log.wal.last_index == 9, "the one on the thread")
+            now += 2
+            log.writer.submit(log._write(10), lambda: None, is_little=True)
+            assert log.wal.last_index == 10, "on the loop again"
 
     asyncio.run(test())
 
