@@ -1,7 +1,7 @@
 """The gateway's place until somebody asks for it: it is loaded then, on a thread.
 
-What it imports would hold the event loop for 4 ms of processor time, and for 20 from a cold disk; so
-it is held for half a millisecond.
+What it imports would hold the event loop for 4 ms of processor time, and for 20 from a cold disk.
+So it is held for half a millisecond.
 """
 
 import asyncio
