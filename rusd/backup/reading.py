@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Final, NamedTuple, Self
@@ -11,10 +12,11 @@ import google_crc32c
 from google.protobuf.message import DecodeError, Message
 
 from rusd.backup import schema
-from rusd.backup.schema import Revision, SchemaError
+from rusd.backup.schema import SchemaError
 from rusd.bbolt import Database
 from rusd.bbolt.accounting import Accounting
 from rusd.bbolt.reader import Item, Visit
+from rusd.mvcc.records import REVISION
 from rusd.pb.auth_pb2 import Role, User
 from rusd.pb.kv_pb2 import KeyValue
 from rusd.pb.lease_pb2 import Lease
@@ -26,7 +28,7 @@ Advance = Callable[[int], None]
 _SECTOR: Final = 512
 _DIGEST_BYTES: Final = 32
 _READ_BYTES: Final = 1 << 20
-_ITEMS_A_STEP: Final = 2000
+_PAGES_A_STEP: Final = 64
 
 
 class DigestError(Exception):
@@ -57,11 +59,69 @@ class Status:
         }
 
 
-class Record(NamedTuple):
-    """One change of one key. Of a tombstone's `kv`, only the key counts."""
+class Records(NamedTuple):
+    """Changes in the order of revisions, each of one key: the n-th of each list is of the n-th.
 
-    revision: Revision
-    kv: KeyValue
+    Of a tombstone's KeyValue, only the key counts. An empty value stands for a revision alone: that
+    is what etcdutl's --bump-revision leaves.
+    """
+
+    rows: list[bytes]
+    """Main and sub-revision, 12 bytes, as `rusd.mvcc.records` has them."""
+    are_tombstones: list[bool]
+    values: list[bytes]
+    """Serialized KeyValues."""
+
+    def keys(self) -> list[bytes]:
+        """The keys of values that are whole. Raises SchemaError when it sees that one is not."""
+        try:
+            # Most begin with the key, which is short.
+            return [
+                value[2 : 2 + value[1]]
+                if value[0] == KEY_TAG and value[1] < LONG_KEY
+                else KeyValue.FromString(value).key
+                for value in self.values
+            ]
+        except (IndexError, DecodeError):
+            return [kv.key for kv in self.parsed()]
+
+    def parsed(self) -> list[KeyValue]:
+        """What the values are. Raises SchemaError when one is none, or of another revision."""
+        try:
+            kvs = list(map(KeyValue.FromString, self.values))
+        except DecodeError:
+            raise self._no_record() from None
+        told = b"".join([kv.mod_revision.to_bytes(8, "big", signed=True) for kv in kvs])
+        if told != b"".join([row[:8] for row in self.rows]):
+            self._check_revisions(kvs)
+        return kvs
+
+    def _no_record(self) -> SchemaError:
+        """What to say of the first value that cannot be parsed."""
+        for row, value in zip(self.rows, self.values, strict=True):
+            try:
+                KeyValue.FromString(value)
+            except DecodeError:
+                return SchemaError(f"bucket key: revision {shown(row)} is no record")
+        raise AssertionError("one of them cannot be parsed")
+
+    def _check_revisions(self, kvs: list[KeyValue]) -> None:
+        for row, is_tombstone, value, kv in zip(*self, kvs, strict=True):
+            main, _ = REVISION.unpack(row)
+            if value and not is_tombstone and kv.mod_revision != main:
+                raise SchemaError(
+                    f"bucket key: revision {shown(row)} says that it is {kv.mod_revision}"
+                )
+
+
+KEY_TAG: Final = 0x0A
+LONG_KEY: Final = 128
+"""From this size on, a key's length takes more than a byte."""
+
+
+def shown(row: bytes) -> str:
+    """A row's revision, for people."""
+    return "/".join(map(str, REVISION.unpack(row)))
 
 
 class Backup:
@@ -111,15 +171,12 @@ class Backup:
         crc, total, last = 0, 0, b""
         for name in self.database.buckets:
             crc = google_crc32c.extend(crc, name)
-            parts: list[bytes] = []
-            for item in self._items(name, advance):
-                parts += item
-                total += 1
-                if len(parts) >= _ITEMS_A_STEP:
-                    crc, parts = google_crc32c.extend(crc, b"".join(parts)), []
+            for keys, values in self._steps(name, advance):
+                items = zip(keys, values, strict=True)
+                crc = google_crc32c.extend(crc, b"".join(chain.from_iterable(items)))
+                total += len(keys)
                 if name == schema.KEY:
-                    last = item[0]
-            crc = google_crc32c.extend(crc, b"".join(parts))
+                    last = keys[-1]
         return Status(
             crc,
             schema.unpack_revision(last).main if last else 0,
@@ -137,11 +194,14 @@ class Backup:
         accounting = Accounting(self.database)
         for name in self.database.buckets:
             if name == schema.KEY:
-                for _ in self.records(advance, accounting.visit):
-                    pass
+                for records in self.records(advance, accounting.visit):
+                    records.parsed()
                 continue
-            for item in self._items(name, advance, accounting.visit):
-                _check(name, item)
+            check = _CHECKS.get(name)
+            for keys, values in self._steps(name, advance, accounting.visit):
+                if check is not None:
+                    for item in zip(keys, values, strict=True):
+                        check(item)
         accounting.finish()
         if schema.KEY not in self.database.buckets:
             raise SchemaError("there is no bucket key: this is no database of etcd's")
@@ -150,21 +210,12 @@ class Backup:
         """The items of the meta bucket."""
         return dict(self.database.items(schema.META))
 
-    def records(self, advance: Advance, visit: Visit | None = None) -> Iterator[Record]:
-        """All changes, in the order of revisions. Raises BboltError and SchemaError."""
-        parse, unpack = KeyValue.FromString, schema.unpack_revision
-        for key, value in self._items(schema.KEY, advance, visit):
-            revision = unpack(key)
-            try:
-                kv = parse(value)
-            except DecodeError:
-                raise SchemaError(f"bucket key: revision {_shown(revision)} is no record") from None
-            # An empty one stands for a revision alone: what etcdutl's --bump-revision leaves.
-            if not revision.is_tombstone and kv.mod_revision != revision.main and value:
-                raise SchemaError(
-                    f"bucket key: revision {_shown(revision)} says that it is {kv.mod_revision}"
-                )
-            yield Record(revision, kv)
+    def records(self, advance: Advance, visit: Visit | None = None) -> Iterator[Records]:
+        """All changes, some hundreds at a time; the values are as they are. Raises BboltError and
+        SchemaError.
+        """
+        for keys, values in self._steps(schema.KEY, advance, visit):
+            yield Records(*schema.split_revisions(keys), values)
 
     def leases(self) -> Iterator[Lease]:
         """All leases, by id."""
@@ -186,25 +237,34 @@ class Backup:
         """The items of the auth bucket."""
         return dict(self.database.items(schema.AUTH))
 
-    def _items(self, bucket: bytes, advance: Advance, visit: Visit | None = None) -> Iterator[Item]:
-        """A bucket's items; `advance` is told of them now and then."""
-        size = 0
-        for number, item in enumerate(self.database.items(bucket, visit)):
-            size += _ITEM_BYTES + len(item[0]) + len(item[1])
-            if number % _ITEMS_A_STEP == 0:
-                advance(size)
-                size = 0
-            yield item
-        advance(size)
+    def _steps(
+        self, bucket: bytes, advance: Advance, visit: Visit | None = None
+    ) -> Iterator[tuple[list[bytes], list[bytes]]]:
+        """A bucket's keys and values, as many at a time as make it cheap to look at them together.
+        `advance` is told of them.
+        """
+        keys: list[bytes] = []
+        values: list[bytes] = []
+        pages = 0
+        for some_keys, some_values in self.database.pages(bucket, visit):
+            keys += some_keys
+            values += some_values
+            pages += 1
+            if pages == _PAGES_A_STEP:
+                yield keys, values
+                advance(_bytes_of(keys, values))
+                keys, values, pages = [], [], 0
+        if keys:
+            yield keys, values
+            advance(_bytes_of(keys, values))
 
 
 _ITEM_BYTES: Final = 16
 
 
-def _check(bucket: bytes, item: Item) -> None:
-    check = _CHECKS.get(bucket)
-    if check is not None:
-        check(item)
+def _bytes_of(keys: list[bytes], values: list[bytes]) -> int:
+    """What items take of a file, about."""
+    return _ITEM_BYTES * len(keys) + sum(map(len, keys)) + sum(map(len, values))
 
 
 def _parsed(kind: type[Message], bucket: bytes, key: bytes, data: bytes) -> Message:
@@ -262,7 +322,3 @@ _CHECKS: Final[dict[bytes, Callable[[Item], object]]] = {
     schema.AUTH_ROLES: _role,
     schema.META: _revision,
 }
-
-
-def _shown(revision: Revision) -> str:
-    return f"{revision.main}/{revision.sub}"

@@ -9,41 +9,25 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
-
-from rocksdict import WriteBatch
+from typing import NamedTuple
 
 from rusd.auth.store import ENABLED_ROW, REVISION_ROW, ROLE_PREFIX, USER_PREFIX
 from rusd.backup import schema
+from rusd.backup.loading import Loading
 from rusd.backup.reading import Advance, Backup
 from rusd.backup.schema import SchemaError
 from rusd.lease.lessor import Lessor
 from rusd.mvcc.keyspace import Applied, Marks
-from rusd.mvcc.records import (
-    LARGE,
-    META,
-    NO_REVISION,
-    REVISION,
-    U64,
-    delete_event,
-    escape,
-    field,
-)
-from rusd.mvcc.tables import Tables, new_batch
+from rusd.mvcc.records import U64
+from rusd.mvcc.tables import EVENTS, HISTORY, LATEST, new_batch
 from rusd.node.alarms import Alarms
 from rusd.node.bootstrap import FIRST, Identity, founded_by, wal_directory
 from rusd.node.membership import Rows
-from rusd.pb.kv_pb2 import KeyValue
 from rusd.pb.rpc_pb2 import AlarmResponse
 from rusd.storage.engine import Engine
 from rusd.storage.folders import make_directory, sync_directory
 from rusd.storage.format import claim
 from rusd.storage.wal import HardState, Wal
-
-_BATCH_BYTES: Final = 4 << 20
-_RECORD_BYTES: Final = 128
-"""What a record costs in a batch beside its items, about."""
-_MOST_SUB: Final = 2**32 - 1
 
 
 class RestoreError(Exception):
@@ -104,12 +88,18 @@ def _begin_log(path: Path) -> None:
 
 
 def _fill(member: Path, backup: Backup, identity: Identity, bump: Bump, advance: Advance) -> Marks:
+    lessor, files = _leases(backup), member / "sorted"
+    make_directory(files)
+    loading = Loading(files, lessor)
+    last = loading.load(backup, advance)
+    # Not before the processes of the loading are gone: it has threads.
     engine = Engine(member)
     try:
-        lessor = _leases(backup)
-        writing = _Writing(engine.tables)
-        last = _Loading(writing, lessor).load(backup, advance)
-        marks = _marks(backup, last, bump)
+        for table in (EVENTS, LATEST, HISTORY):
+            for path in loading.files(table):
+                engine.take(table, path)
+        files.rmdir()
+        marks, batch = _marks(backup, last, bump), new_batch()
         for name, row in (
             *founded_by(identity).rows(),
             *marks.rows(),
@@ -118,8 +108,8 @@ def _fill(member: Path, backup: Backup, identity: Identity, bump: Bump, advance:
             *_auth_rows(backup),
         ):
             if row is not None:
-                writing.batch.put(name, row)
-        writing.write()
+                batch.put(name, row)
+        engine.tables.write(batch)
         engine.flush()
         return marks
     finally:
@@ -170,71 +160,3 @@ def _auth_rows(backup: Backup) -> Rows:
             raise SchemaError(f"bucket auth: the revision is {revision.hex()}")
         found.append((REVISION_ROW, revision))
     return found
-
-
-class _Writing:
-    """Rows on their way to the tables."""
-
-    def __init__(self, tables: Tables) -> None:
-        self.tables = tables
-        self.batch: WriteBatch = new_batch()
-
-    def write(self) -> None:
-        self.tables.write(self.batch)
-        self.batch = new_batch()
-
-
-class _Loading:
-    """Puts records into the tables as `Keyspace` would have, had it been there."""
-
-    def __init__(self, writing: _Writing, leases: Lessor) -> None:
-        self._writing, self._leases = writing, leases
-        self._newest: dict[bytes, bytes] = {}
-        """Of every live key, where its newest event is in the events table."""
-
-    def load(self, backup: Backup, advance: Advance) -> int:
-        """Takes all records. Returns the last revision, 0 when there is none."""
-        last = size = 0
-        for revision, kv in backup.records(advance):
-            last, sub, is_tombstone = revision
-            key = kv.key
-            if not key:
-                continue  # stands for its revision alone
-            if sub > _MOST_SUB:
-                raise SchemaError(f"bucket key: revision {last} has too many changes")
-            row = REVISION.pack(last, sub)
-            replaced = self._newest.get(key, NO_REVISION)
-            if replaced is not NO_REVISION:
-                tables, batch = self._writing.tables, self._writing.batch
-                history = row[:8] + replaced[8:]
-                batch.put(escape(key) + replaced[:8], history, tables.history_family)
-            if is_tombstone:
-                self._delete(row, replaced, key, last)
-            else:
-                size += self._put(row, replaced, kv)
-            size += _RECORD_BYTES
-            if size > _BATCH_BYTES:
-                self._writing.write()
-                size = 0
-        self._writing.write()
-        return last
-
-    def _delete(self, row: bytes, replaced: bytes, key: bytes, main: int) -> None:
-        tables, batch = self._writing.tables, self._writing.batch
-        batch.put(row, replaced + delete_event(key, main), tables.events_family)
-        if self._newest.pop(key, None) is not None:
-            batch.delete(key, tables.latest_family)
-
-    def _put(self, row: bytes, replaced: bytes, kv: KeyValue) -> int:
-        """Returns about how many bytes that takes."""
-        tables, batch = self._writing.tables, self._writing.batch
-        item = field(b"\x12", kv.SerializeToString())
-        # A lease that is not there any more cannot end the key: etcd then has it live on.
-        lease = kv.lease if kv.lease in self._leases else 0
-        main, sub = REVISION.unpack(row)
-        meta = META.pack(main, sub, kv.create_revision, kv.version, lease)
-        batch.put(row, replaced + item, tables.events_family)
-        latest = meta + item if len(item) < LARGE else meta
-        batch.put(kv.key, latest, tables.latest_family)
-        self._newest[kv.key] = row
-        return len(item) + len(latest)

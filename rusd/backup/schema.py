@@ -46,6 +46,12 @@ TOMBSTONE: Final = b"t"
 """Follows the revision of a delete."""
 
 
+MOST_SUB: Final = 2**32 - 1
+"""The last sub-revision that rusd takes."""
+_UPPER_SUB: Final = range(9, 13)
+"""The bytes of a revision that are zero up to there."""
+
+
 class Revision(NamedTuple):
     """A key of the `key` bucket."""
 
@@ -68,6 +74,28 @@ def unpack_revision(key: bytes) -> Revision:
     size = len(key)
     if size == REVISION.size or (size == REVISION.size + 1 and key[-1:] == TOMBSTONE):
         main, separator, sub = REVISION.unpack_from(key)
-        if separator == SEPARATOR:
+        if separator == SEPARATOR and main < 1 << 63:
             return Revision(main, sub, size > REVISION.size)
     raise SchemaError(f"bucket key: {key[:32].hex()} is no revision")
+
+
+def split_revisions(keys: list[bytes]) -> tuple[list[bytes], list[bool]]:
+    """Main and sub-revision of each key, as 12 bytes, and whether it is a tombstone's.
+
+    Raises SchemaError when one is no revision. `unpack_revision` for each takes five times as long.
+    """
+    count, size = len(keys), REVISION.size
+    joined = b"".join([key[:size] for key in keys])
+    if (
+        len(joined) != size * count
+        or joined[8::size] != SEPARATOR * count
+        or not joined[::size].isascii()
+        or any(joined[byte::size].count(0) != count for byte in _UPPER_SUB)
+        or not {key[size:] for key in keys} <= {b"", TOMBSTONE}
+    ):
+        for key in keys:
+            main, sub, _ = unpack_revision(key)
+            if sub > MOST_SUB:
+                raise SchemaError(f"bucket key: revision {main} has too many changes")
+        raise AssertionError("one of them is no revision")
+    return [key[:8] + key[13:size] for key in keys], [len(key) > size for key in keys]

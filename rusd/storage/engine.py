@@ -4,6 +4,8 @@ It has no write-ahead log of its own: what is not flushed is rebuilt from the Ra
 families flush together, so that after a crash they show one moment.
 """
 
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,12 +19,14 @@ from rocksdict import (
     CompactOptions,
     DBCompressionType,
     Env,
+    IngestExternalFileOptions,
     Options,
     Rdict,
+    SstFileWriter,
 )
 
 from rusd.mvcc.tables import EVENTS, HISTORY, LATEST, Tables
-from rusd.storage.folders import current, make_directory
+from rusd.storage.folders import CHECKPOINT, current, make_directory
 
 _MIB: Final = 1 << 20
 _BLOCK_CACHE: Final = 32 * _MIB
@@ -62,6 +66,8 @@ class Engine:
         except Exception as error:  # rocksdict has no class of its own for it
             raise OSError(f"the database in {self.path} cannot be opened: {error}") from error
         self.tables = Tables.of(self._db)
+        self._overcome: dict[Path, int | None] = {}
+        """By database: how many errors it had when all was flushed after them."""
         self._beside_others = CompactOptions()
         self._beside_others.set_exclusive_manual_compaction(False)
 
@@ -69,15 +75,38 @@ class Engine:
         """Writes all memtables to disk, those of all families as of one moment.
 
         Blocks; releases the GIL; for a worker thread. Raises OSError when it may not all be on
-        disk; that stays so until the database is opened anew.
+        disk. Where the disk was full RocksDB goes on by itself, once it has room again.
         """
         # `Rdict.flush` writes one family alone, and a checkpoint, which writes all, holds the GIL.
         # Before RocksDB compacts a range it flushes as `atomic_flush` says; this range is empty.
         db, path = self._db, self.path
+        errors = db.property_int_value(_ERRORS)
         db.compact_range(_LAST, None, self._beside_others)
-        # That reports no error. One of an earlier flush counts: it may be why nothing was flushed.
-        if db.property_int_value(_ERRORS):
-            raise OSError(f"the database in {path} could not be flushed")
+        # That reports no error, and one of an earlier flush may be why nothing was flushed.
+        if db.property_int_value(_ERRORS) != self._overcome.get(path, 0):
+            self._flush_by_checkpoint(db, path)
+            self._overcome[path] = errors
+
+    def take(self, table: str, path: Path) -> None:
+        """Moves a `SortedFile` into a table, where its rows replace others. Then it is on
+        disk. Raises OSError.
+        """
+        options = IngestExternalFileOptions()
+        options.set_move_files(True)
+        try:
+            self._db.get_column_family(table).ingest_external_file([str(path)], options)
+        except Exception as error:  # rocksdict has no class of its own for it
+            raise OSError(f"{path} cannot be taken by the database: {error}") from error
+
+    def _flush_by_checkpoint(self, db: Rdict, path: Path) -> None:
+        """Flushes as a checkpoint does, which reports errors, and holds the GIL."""
+        checkpoint = path.parent / f"{CHECKPOINT}-{secrets.token_hex(8)}"
+        try:
+            Checkpoint(db).create_checkpoint(str(checkpoint))
+        except Exception as error:  # rocksdict has no class of its own for it
+            raise OSError(f"the database in {path} could not be flushed: {error}") from error
+        finally:
+            shutil.rmtree(checkpoint, ignore_errors=True)
 
     def compact(self) -> None:
         """Rewrites the whole database without what is deleted. Blocks; for a worker thread."""
@@ -136,6 +165,40 @@ class Engine:
     def _all(self) -> tuple[Rdict, ...]:
         tables = self.tables
         return tables.state, tables.latest, tables.events, tables.history
+
+
+class SortedFile:
+    """A file of rows in key order, one or more, for `Engine.take`: RocksDB then does not log them,
+    nor hold and sort them in memory. What it raises is an OSError with the database's own words.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer = SstFileWriter(_options(Cache(0)))
+        with self._words():
+            self._writer.open(str(path))
+
+    def write(self, rows: list[tuple[bytes, bytes | None]]) -> None:
+        """Adds rows after those that are there. None removes a row."""
+        writer = self._writer
+        with self._words():
+            for key, value in rows:
+                if value is None:
+                    del writer[key]
+                else:
+                    writer[key] = value
+
+    def finish(self) -> None:
+        """Brings the file to disk."""
+        with self._words():
+            self._writer.finish()
+
+    @contextmanager
+    def _words(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # rocksdict has no class of its own for it
+            raise OSError(f"{self._path} cannot be written: {error}") from error
 
 
 @contextmanager
