@@ -213,8 +213,11 @@ def main(given: Sequence[str] | None = None) -> int:
     subjects = _subjects(arguments)
     machine = description(folder, subjects.get("etcd"))
     sizes = _sizes(arguments)
-    runs = {}
+    runs: dict[str, Run] = {}
+    ended = False
     for section, names in sections.items():
+        if ended:
+            break
         figures = Figures()
         day = datetime.datetime.now(datetime.UTC).date().isoformat()
         store = large.description(sizes) if section == "large" else []
@@ -222,6 +225,7 @@ def main(given: Sequence[str] | None = None) -> int:
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 measure(figures, subjects, names, sizes, Path(scratch), arguments.profile)
         except KeyboardInterrupt:
+            ended = True
             figures.failures.append("all that is missing: the run was ended early")
             if section != "large":  # which takes so long that a part of it is worth keeping
                 whole -= {section}

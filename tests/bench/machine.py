@@ -48,9 +48,13 @@ def syncs_a_second(folder: Path) -> float:
 def descendants(pid: int) -> Iterator[int]:
     """The process and all that it started and that still runs."""
     yield pid
-    for thread in Path(f"/proc/{pid}/task").iterdir():
+    gone = suppress(FileNotFoundError, ProcessLookupError)  # threads and processes come and go
+    threads: list[Path] = []
+    with gone:
+        threads += Path(f"/proc/{pid}/task").iterdir()
+    for thread in threads:
         children = ""
-        with suppress(FileNotFoundError, ProcessLookupError):  # threads come and go
+        with gone:
             children = (thread / "children").read_text()
         for child in children.split():
             yield from descendants(int(child))
@@ -80,8 +84,9 @@ class Others:
         # own user and system time are followed by those of the children that it has reaped.
         busy = sum(map(int, Path("/proc/stat").read_text().split()[1:4]))
         for pid in chain.from_iterable(map(descendants, members)):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            busy -= sum(map(int, fields[11:15]))
+            with suppress(FileNotFoundError, ProcessLookupError):  # a child may have ended
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                busy -= sum(map(int, fields[11:15]))
         ours = 0.0
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN):
             used = resource.getrusage(who)

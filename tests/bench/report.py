@@ -133,12 +133,8 @@ def page(runs: Mapping[str, Run]) -> str:
         ]
     if run := runs.get("large"):
         lines += [
-            *(
-                "## A large store",
-                "",
-                f"On {run.day}, by `make bench LARGE=` with its GB.",
-                "",
-            ),
+            *("## A large store", "", f"On {run.day}, by `make bench LARGE=10`, 10 being the GB."),
+            *(f"It had {dict(run.machine)['store']}.", ""),
             *(_rows(run, LARGE_STORE), ""),
             *_notes(run),
             *("### Machine and store", "", *_machine(run), ""),
