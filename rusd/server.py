@@ -81,6 +81,7 @@ from rusd.node.reads import Reads
 from rusd.node.reconfiguration import Reconfiguration
 from rusd.node.renewals import Renewals
 from rusd.node.replica import Replica
+from rusd.node.room import Room
 from rusd.node.snapshots import Snapshots
 from rusd.node.transfer import Transfer
 from rusd.node.truncation import Truncation
@@ -217,6 +218,7 @@ async def _serve(config: Config, log: Logger) -> int:
     leases = Leases(pipeline, lessor, config.election_timeout)
     renewals = Renewals(pipeline, reads, peers, lessor, leases)
     transfer = Transfer(replica, membership, _request_timeout(config), connections.is_reachable)
+    room = Room(pipeline, transfer, log)
     identities = Identities(applier, replica)
     slow = SlowReads(config.warning_unary_request_duration, log)
     kv = KV(
@@ -360,6 +362,7 @@ async def _serve(config: Config, log: Logger) -> int:
     lease.stop()
     tls.stop()
     corruption.stop()
+    room.stop()
     await server.drain(0 if failed else _DRAIN_SECONDS)
     await monitoring.close()
     exposition.stop()

@@ -3,10 +3,10 @@
 import threading
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from time import monotonic
 
-from rusd.storage.wal import Wal
+from rusd.storage.wal import NoRoomError, Wal
 
 Job = Callable[[Wal], None]
 """Writes to the log, or changes it otherwise; needs no sync of its own."""
@@ -21,12 +21,14 @@ class LogWriter:
         loop: AbstractEventLoop,
         on_failure: Callable[[Exception], None],
         after: Callable[[], None] = lambda: None,
+        on_room: Callable[[NoRoomError | None], None] = lambda _: None,
     ) -> None:
         """`on_failure` is called on the loop, once; no job runs after a failed one. `after` is
-        called after the `done` of all jobs that shared a sync.
+        called after the `done` of all jobs that shared a sync. `on_room` is called on the loop with
+        why syncs have to wait for room on the disk, and with None when that is over.
         """
         self._wal, self._loop, self._on_failure = wal, loop, on_failure
-        self._after = after
+        self._after, self._on_room = after, on_room
         self._under_way = 0
         self._thread_until = 0.0
         self._failed = False
@@ -52,10 +54,15 @@ class LogWriter:
         began = monotonic()
         try:
             job(self._wal)
-            self._wal.sync()
+            missing = self._sync()
         except Exception as error:
             self._failed = True
             self._loop.call_soon(self._on_failure, error)
+            return
+        if missing is not None:
+            # The thread waits for room.
+            self._under_way += 1
+            self._jobs.put((_nothing, done))
             return
         self._judge(began)
         done()
@@ -75,13 +82,10 @@ class LogWriter:
         self._thread.join()
 
     def _run(self) -> None:
-        closing = False
+        closing = no_room = False
+        done: list[Callable[[], None]] = []
         while not closing:
-            work = [self._jobs.get()]
-            # Nobody else takes from the queue: what it has now can be had without waiting.
-            for _ in range(min(self._jobs.qsize(), _MOST_AT_ONCE)):
-                work.append(self._jobs.get())
-            done: list[Callable[[], None]] = []
+            work = self._take(no_room)
             began = monotonic()
             try:
                 for item in work:
@@ -90,14 +94,44 @@ class LogWriter:
                         break
                     item[0](self._wal)
                     done.append(item[1])
-                self._wal.sync()
+                missing = self._sync()
+                if closing and missing is not None:
+                    raise missing
             except Exception as error:
                 self._failed = True
                 self._loop.call_soon_threadsafe(self._on_failure, error)
                 return
+            if missing is not None:
+                if not no_room:
+                    no_room = True
+                    self._loop.call_soon_threadsafe(self._on_room, missing)
+                continue
             self._judge(began)
+            if no_room:
+                no_room = False
+                self._loop.call_soon_threadsafe(self._on_room, None)
             if done:
                 self._loop.call_soon_threadsafe(self._tell, done)
+                done = []
+
+    def _sync(self) -> NoRoomError | None:
+        """Returns why that has to wait, if it has to."""
+        try:
+            self._wal.sync()
+        except NoRoomError as error:
+            return error
+        return None
+
+    def _take(self, no_room: bool) -> list[tuple[Job, Callable[[], None]] | None]:
+        """Waits for jobs; where there was no room, not for long: there may be, or they make it."""
+        try:
+            work = [self._jobs.get(timeout=_RETRY if no_room else None)]
+        except Empty:
+            return []
+        # Nobody else takes from the queue: what it has now can be had without waiting.
+        for _ in range(min(self._jobs.qsize(), _MOST_AT_ONCE)):
+            work.append(self._jobs.get())
+        return work
 
     def _tell(self, done: list[Callable[[], None]]) -> None:
         self._under_way -= len(done)
@@ -106,7 +140,14 @@ class LogWriter:
         self._after()
 
 
+def _nothing(_: Wal) -> None:
+    pass
+
+
 _MOST_AT_ONCE = 64
+_RETRY = 0.5
+"""Seconds between two looks for room on the disk."""
+
 _QUICK = 0.001
 """Seconds: a sync that takes less is quick."""
 

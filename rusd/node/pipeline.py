@@ -139,6 +139,9 @@ class Pipeline:
         # Unlike that of any batch before a restart, which may still be in the log.
         self._sequence = random.SystemRandom().getrandbits(62)
         self._sent = 0.0
+        self._refusal: type[Exception] = OverloadedError
+        """What a request gets that is over what may wait."""
+        self._most_waiting = limits.waiting_requests
         self._stopping = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -182,11 +185,8 @@ class Pipeline:
                 self._flush_scheduled = True
                 self._idle.clear()
                 self.loop.call_soon(self._flush)
-        if (
-            len(waiting) >= self.limits.waiting_requests
-            or self._waiting_bytes > self.limits.waiting_bytes
-        ):
-            return self._refuse(caller, tag, OverloadedError())
+        if len(waiting) >= self._most_waiting or self._waiting_bytes > self.limits.waiting_bytes:
+            return self._refuse(caller, tag, self._refusal())
         self._waiting_bytes += len(message)
         waiting.append((kind, message, request, caller, tag))
         return True
@@ -196,6 +196,17 @@ class Pipeline:
         if caller is not None:
             self.answers.failed(caller, tag, error)
         return False
+
+    def refuse(self, refusal: type[Exception]) -> None:
+        """Takes nothing, what waits included, until `accept`. What was sent off goes on."""
+        self._refusal, self._most_waiting = refusal, 0
+        for _, _, _, caller, tag in self._keep([_is_checkpoint(each) for each in self._waiting]):
+            self._refuse(caller, tag, refusal())
+        self._check_idle()
+
+    def accept(self) -> None:
+        """Takes requests again."""
+        self._refusal, self._most_waiting = OverloadedError, self.limits.waiting_requests
 
     async def change(self, change: MemberChange) -> None:
         """Changes the members; returns when it is applied here. Raises what membership refuses it

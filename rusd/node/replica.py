@@ -28,7 +28,7 @@ from rusd.raft.message import (
     Snapshot,
 )
 from rusd.raft.raw_node import RawNode
-from rusd.storage.wal import Wal
+from rusd.storage.wal import NoRoomError, Wal
 
 _LITTLE: Final = 8 << 10  # some thirty requests
 
@@ -100,12 +100,16 @@ class Replica:
         acknowledged, and nobody need be asked."""
         self.little = _LITTLE
         """Bytes of an entry whose sync the loop may wait for; negative for none."""
+        self.no_room: NoRoomError | None = None
+        """Why the log waits for room on its disk; None when it does not."""
+        self.on_room: list[Callable[[], None]] = []
+        """Called when the log has to wait for room, and when it has to no more."""
         self.failure: Exception | None = None
         self.on_failure = [on_failure]
         self.applied = raw.applied
         """What the state machine has applied. The core counts a snapshot as applied when it takes
         it; that is in place only once it is installed."""
-        self._writer = LogWriter(wal, self.loop, self.fail, self.run)
+        self._writer = LogWriter(wal, self.loop, self.fail, self.run, self._room_changed)
         self._writing = 0
         self._committed: deque[Entry] = deque()
         self._news: dict[int, Message] = {}
@@ -247,6 +251,11 @@ class Replica:
             self.stop()
             for follow_up in self.on_failure:
                 follow_up(error)
+
+    def _room_changed(self, missing: NoRoomError | None) -> None:
+        self.no_room = missing
+        for follow_up in self.on_room:
+            follow_up()
 
     # Through.
 

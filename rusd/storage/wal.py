@@ -19,6 +19,7 @@ unfinished last frame was never acknowledged and is dropped; any other bad frame
 stops the start.
 """
 
+import errno
 import os
 import struct
 import zlib
@@ -33,6 +34,11 @@ from rusd.histogram import DISK_SECONDS, Histogram
 from rusd.storage.folders import make_directory, sync_directory
 
 SEGMENT_BYTES: Final = 64 << 20
+_UNFINISHED: Final = "next"
+_KEPT_FREE, _KEPT_PART = 192 << 20, 8
+"""Bytes of the disk, but no more than an eighth of it, that a new segment leaves free: what its
+entries become in the keyspace, before it is compacted.
+"""
 _MAGIC: Final = b"RWL1"
 _FRAME: Final = struct.Struct("<4sIII")
 _LENGTH: Final = struct.Struct("<I")
@@ -89,6 +95,10 @@ class Mark:
     term: int = 0
 
 
+class NoRoomError(OSError):
+    """The disk has no room for a new segment. Nothing was written: to sync again is safe."""
+
+
 class DamagedLogError(Exception):
     """The log is damaged where a torn write cannot be the reason."""
 
@@ -118,7 +128,7 @@ class Wal:
     """The open log of one member. One thread at a time may call it.
 
     After an OSError it takes no more: what is on disk is unknown, and a later sync that succeeds
-    would say nothing about the failed one.
+    would say nothing about the failed one. A NoRoomError alone changes nothing.
     """
 
     def __init__(self, directory: Path, sync: bool = True) -> None:
@@ -152,7 +162,7 @@ class Wal:
         self._waiting_state: HardState | None = None
         self._check()
         if not self._segments:
-            self._start_segment(1)
+            self._start_segment(1, self._open_next())
         else:
             self._reopen()
 
@@ -208,11 +218,12 @@ class Wal:
             self._waiting_state = HardState(*hard_state)
             parts += _hard_state_record(self._waiting_state)
         if self._waiting_bytes > _FULL_FRAME:
-            self.sync()
+            with suppress(NoRoomError):  # it waits, then, for the next sync
+                self.sync()
 
     def sync(self) -> None:
         """Writes what was added since the last sync, as one frame, and syncs. Returns when all of
-        it is on disk; raises OSError when that is unsure.
+        it is on disk; raises OSError when that is unsure. Raises NoRoomError when it has to wait.
 
         Blocks; releases the GIL; for a worker thread.
         """
@@ -229,6 +240,8 @@ class Wal:
             began = monotonic()
             self._put(self._fd, frame, self._offset)
             self.syncs.observe(monotonic() - began)
+        except NoRoomError:
+            raise
         except OSError:
             self._failed = True
             raise
@@ -258,7 +271,7 @@ class Wal:
         self.snapshot = Mark(index, term)
         try:
             self._end_segment()
-            self._start_segment(index + 1, begins=True)
+            self._start_segment(index + 1, self._open_next(), begins=True)
             self._drop(len(self._segments) - 1)
         except OSError:
             self._failed = True
@@ -306,8 +319,39 @@ class Wal:
             sync_directory(self.directory)
 
     def _roll(self, first: int) -> None:
+        # With room for the next one first: until then nothing has changed.
+        descriptor = self._make_room()
         self._end_segment()
-        self._start_segment(first)
+        self._start_segment(first, descriptor)
+
+    def _make_room(self) -> int:
+        """The descriptor of a new file with a segment's space. Leaves the keyspace, which may be on
+        the same disk, what it needs to be flushed.
+        """
+        disk = os.statvfs(self.directory)
+        kept = min(_KEPT_FREE, disk.f_blocks * disk.f_frsize // _KEPT_PART)
+        free = disk.f_bavail * disk.f_frsize
+        if free < SEGMENT_BYTES + kept:
+            raise NoRoomError(
+                errno.ENOSPC,
+                f"{os.strerror(errno.ENOSPC)}: {free >> 20} MiB are free, a new segment of the log"
+                f" needs {SEGMENT_BYTES + kept >> 20} MiB to be",
+                str(self.directory),
+            )
+        return self._open_next()
+
+    def _open_next(self) -> int:
+        unfinished = self.directory / _UNFINISHED
+        descriptor = os.open(unfinished, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+        try:
+            _allocate(descriptor, 0)
+        except OSError as error:
+            os.close(descriptor)
+            unfinished.unlink()
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoRoomError(error.errno, error.strerror, str(self.directory)) from error
+            raise
+        return descriptor
 
     def _end_segment(self) -> None:
         """Closed segments end where their frames end."""
@@ -316,16 +360,15 @@ class Wal:
         os.close(self._fd)
         self._fd = -1
 
-    def _start_segment(self, first: int, begins: bool = False) -> None:
-        """Begins a segment, which has its name only once what it begins with is on disk."""
+    def _start_segment(self, first: int, descriptor: int, begins: bool = False) -> None:
+        """Begins a segment, in the file that `_open_next` made, which has its name only once what
+        it begins with is on disk.
+        """
         sequence = self._segments[-1].sequence + 1 if self._segments else 1
         path = self.directory / f"{sequence:016d}-{first:020d}.log"
-        unfinished = self.directory / "next"
-        self._fd = os.open(unfinished, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-        self._offset = 0
-        _allocate(self._fd, 0)
+        self._fd, self._offset = descriptor, 0
         self._write_beginning(begins)
-        unfinished.rename(path)
+        (self.directory / _UNFINISHED).rename(path)
         sync_directory(self.directory)
         self._segments.append(_Segment(sequence, path, first, first - 1))
 

@@ -175,9 +175,9 @@ class Faults:
         member = self._random.choice(self._cluster.members)
         disk = self._machines.disks[member]
         disk.limit(8 << 20)
-        refused = disk.counts()["refused"]
+        refused, said = disk.counts()["refused"], len(member.log)
         for _ in range(BIG_WRITES):
-            if disk.counts()["refused"] > refused:
+            if disk.counts()["refused"] > refused or "no room for the log" in member.log[said:]:
                 break
             self._write_big(self._cluster.members)
         else:

@@ -1,6 +1,7 @@
 """rusd/node/log_writer.py: one sync for all that waits, and nothing after a failure."""
 
 import asyncio
+import errno
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +12,7 @@ import pytest
 
 from rusd.node import log_writer
 from rusd.node.log_writer import LogWriter
-from rusd.storage.wal import Entry, Wal
+from rusd.storage.wal import Entry, NoRoomError, Wal
 from tests.unit.node.running import SECONDS, until
 
 
@@ -198,3 +199,53 @@ def test_nothing_is_done_after_a_little_job_that_failed(tmp_path: Path) -> None:
             assert (log.failures, log.done) == ([log.failure], [1])
 
     asyncio.run(test())
+
+
+def test_what_finds_no_room_waits_for_it_and_is_done_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the loop found none or the thread; jobs that write nothing are done meanwhile, for
+    they may be what makes room.
+    """
+    monkeypatch.setattr(log_writer, "_RETRY", 0.02)
+
+    async def test() -> None:
+        async with opened(tmp_path) as log:
+            told: list[NoRoomError | None] = []
+            log.writer._on_room = told.append
+            sync = log.wal.sync
+            log.wal.sync = cast(Any, no_room)  # type: ignore[method-assign]
+            log.writer.submit(log._write(2), lambda: log.done.append(2), is_little=True)
+            log.submit(log._write(3), 3)
+            ran = threading.Event()
+            log.submit(lambda _: ran.set(), 4)
+            await until(ran.is_set, "a job that needs no room")
+            await until(lambda: len(told) == 1, "why it waits")
+            assert isinstance(told[0], NoRoomError)
+            assert log.done == [1]
+            log.wal.sync = sync  # type: ignore[method-assign]
+            await until(lambda: log.done == [1, 2, 3, 4], "all of it")
+            assert told[1:] == [None]
+            assert log.failures == []
+        wal = Wal(tmp_path)
+        assert [entry.index for entry in wal.entries(0)] == [1, 2, 3]
+        wal.close()
+
+    asyncio.run(test())
+
+
+def test_who_closes_the_log_without_room_is_told_that_it_has_failed(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with opened(tmp_path) as log:
+            log.wal.sync = cast(Any, no_room)  # type: ignore[method-assign]
+            log.submit(log._write(2), 2)
+        await until(lambda: len(log.failures) == 1, "the failure")
+        assert isinstance(log.failures[0], NoRoomError)
+        assert log.done == [1]
+
+    asyncio.run(test())
+
+
+def no_room() -> None:
+    """A sync that has to wait."""
+    raise NoRoomError(errno.ENOSPC, "No space left on device")

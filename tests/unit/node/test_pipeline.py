@@ -14,6 +14,7 @@ from rusd.api.answers import Answers, Headers
 from rusd.lease.lessor import Lessor
 from rusd.log import Logger
 from rusd.mvcc.txn import Plan
+from rusd.node.alarms import NoSpaceError
 from rusd.node.bootstrap import recover
 from rusd.node.entry import Kind, decode
 from rusd.node.membership import Action, LastVoterError, MemberChange
@@ -425,5 +426,28 @@ def test_a_job_for_the_log_runs_between_appends(tmp_path: Path) -> None:
             await done.wait()
             await member.answered(2)
             assert seen == [member.wal.last_index - 1]
+
+    run(test)
+
+
+def test_while_it_refuses_nothing_new_is_taken_and_what_is_on_its_way_goes_on(
+    tmp_path: Path,
+) -> None:
+    """With the error that it was given; what waited behind a batch gets it too."""
+
+    async def test() -> None:
+        async with started(tmp_path) as member:
+            member.put(1)
+            await member.wal.next_append()
+            member.put(2)
+            member.pipeline.refuse(NoSpaceError)
+            assert not member.put(3)
+            assert member.caller.answers == [(2, errors.NO_SPACE), (3, errors.NO_SPACE)]
+            member.pipeline.accept()
+            assert member.put(4)
+            member.wal.gate.set()
+            answers = await member.answered(4)
+            assert [tag for tag, _ in answers[2:]] == [1, 4]
+            assert member.keyspace.revision == 3
 
     run(test)

@@ -5,13 +5,15 @@ import random
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rusd.storage import wal as wal_module
-from rusd.storage.wal import DamagedLogError, Entry, HardState, Mark, Wal
+from rusd.storage.wal import DamagedLogError, Entry, HardState, Mark, NoRoomError, Wal
 
 SECTOR = 512
 
@@ -316,15 +318,46 @@ def test_after_a_failed_append_the_log_takes_no_more(
     log.close()
 
 
+@pytest.mark.parametrize("step", ["posix_fallocate", "statvfs"])
+def test_a_roll_without_room_waits_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """What had to wait is there once, however often it was tried, and with it what came after."""
+    log = Wal(tmp_path)
+    log.append([Entry(1, 1, noise(3000))])
+    before = os.statvfs(tmp_path)
+
+    def full(*_: object) -> Any:
+        if step == "statvfs":
+            return SimpleNamespace(f_blocks=before.f_blocks, f_frsize=before.f_frsize, f_bavail=1)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, step, full)
+    for attempt in range(3):
+        with pytest.raises(NoRoomError, match="No space left"):
+            log.append([Entry(1, 2 + attempt, noise(3000))])
+        assert [path.name for path in tmp_path.iterdir()] == [segments(tmp_path)[0].name]
+    assert log.last_index == 1
+    monkeypatch.undo()
+    log.append([Entry(1, 5, b"last")])
+    expected = [Entry(1, index, noise(3000)) for index in range(1, 5)] + [Entry(1, 5, b"last")]
+    assert contents(log) == expected
+    log.close()
+    log = Wal(tmp_path)
+    assert contents(log) == expected
+    assert log.torn is None
+    log.close()
+
+
 def test_a_failed_roll_stops_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = Wal(tmp_path)
     log.append([Entry(1, 1, noise(3000))])
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def broken(*_: object) -> None:
+        raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, "posix_fallocate", full)
-    for message in ("No space left", "takes no more"):
+    monkeypatch.setattr(os, "posix_fallocate", broken)
+    for message in ("Input/output", "takes no more"):
         with pytest.raises(OSError, match=message):
             log.append([Entry(1, 2, noise(3000))])
     log.close()
