@@ -67,6 +67,7 @@ def test_the_numbers_on_disk_do_not_change() -> None:
         ("ROLE_GRANT_PERMISSION", 21),
         ("ROLE_REVOKE_PERMISSION", 22),
         ("IDENTITY", 23),
+        ("DOWNGRADE", 24),
     ]
     origin, sequence = b"\x01" + bytes(7), b"\x02" + bytes(7)
     assert encode([(Kind.PUT, b"ab")], 1, 2) == (
