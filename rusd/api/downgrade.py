@@ -11,7 +11,7 @@ from rusd.node.downgrade import Downgrade, DowngradeError, cluster_version
 from rusd.node.entry import Kind
 from rusd.node.pipeline import Pipeline
 from rusd.node.reads import Reads
-from rusd.pb.rpc_pb2 import DowngradeInfo, DowngradeRequest, DowngradeResponse
+from rusd.pb.rpc_pb2 import DowngradeInfo, DowngradeRequest
 from rusd.wire.service import Call, UnaryMethod
 
 _PATH: Final = "/etcdserverpb.Maintenance/Downgrade"
@@ -66,9 +66,8 @@ class DowngradeService:
             caller.fail(tag, errors.status_of(refusal))
             return
         if action == _VALIDATE:
-            response = DowngradeResponse(version=downgrade.cluster_version)
             header = self._headers.at(self._pipeline.keyspace.revision)
-            caller.reply(tag, header + response.SerializeToString())
+            caller.reply(tag, header + downgrade.answer)
             return
         info = DowngradeInfo(enabled=action == _ENABLE, targetVersion=target)
         self._log.info(

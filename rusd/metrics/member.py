@@ -2,6 +2,7 @@
 
 import rusd
 from rusd.metrics.family import Family, counter, gauge, histogram
+from rusd.node.downgrade import minor_version
 from rusd.node.pipeline import Pipeline
 from rusd.node.quota import DEFAULT
 from rusd.node.reads import Reads
@@ -83,7 +84,7 @@ def _identity(pipeline: Pipeline) -> list[Family]:
         gauge(
             "etcd_cluster_version",
             "The cluster's version of etcd, as a label.",
-            lambda: {(pipeline.applier.downgrade.cluster_version.rpartition(".")[0],): 1},
+            lambda: {(minor_version(pipeline.applier.downgrade.cluster_version),): 1},
             ("cluster_version",),
         ),
         gauge(

@@ -30,7 +30,6 @@ from rusd.pb.rpc_pb2 import (
     AlarmRequest,
     CompactionRequest,
     DowngradeInfo,
-    DowngradeResponse,
     LeaseCheckpointRequest,
     LeaseGrantRequest,
     LeaseGrantResponse,
@@ -199,9 +198,9 @@ class Applier:
 
     def _downgrade(self, info: DowngradeInfo) -> Result:
         """Answers with the cluster's version of before, as etcd does."""
-        response = DowngradeResponse(version=self.downgrade.cluster_version)
+        answer = self.downgrade.answer
         self.keyspace.set_state(Downgrade.ROW, self.downgrade.apply(info))
-        return self.keyspace.revision, response.SerializeToString()
+        return self.keyspace.revision, answer
 
     def _with_checks(self) -> dict[int, Handler]:
         """Handlers of what needs a right. A member may do what it does by itself: what else it

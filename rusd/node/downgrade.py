@@ -9,7 +9,7 @@ import re
 from typing import Final
 
 import rusd
-from rusd.pb.rpc_pb2 import DowngradeInfo
+from rusd.pb.rpc_pb2 import DowngradeInfo, DowngradeResponse
 
 _VERSION: Final = re.compile(
     r"([0-9]{1,18})\.([0-9]{1,18})(?:\.[0-9]{1,18}(?:-[0-9A-Za-z.-]*)?(?:\+[0-9A-Za-z.-]*)?)?",
@@ -58,6 +58,11 @@ class Downgrade:
         """Major and minor version, and 0: "3.7.0"."""
         return self.info.targetVersion if self.info.enabled else _OWN
 
+    @property
+    def answer(self) -> bytes:
+        """A DowngradeResponse's body: the cluster's version, as etcd says it since 3.6: "3.7"."""
+        return DowngradeResponse(version=minor_version(self.cluster_version)).SerializeToString()
+
     def check_target(self, target: str) -> None:
         """Raises a DowngradeError where there can be no downgrade to `target`, a cluster's version.
 
@@ -79,6 +84,11 @@ class Downgrade:
         """Takes what the log says, whatever there was. Returns what is stored of it."""
         self.info = info
         return info.SerializeToString(deterministic=True)
+
+
+def minor_version(version: str) -> str:
+    """A cluster's version without the 0."""
+    return version.rpartition(".")[0]
 
 
 def _before(version: str) -> str:

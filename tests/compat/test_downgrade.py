@@ -37,6 +37,11 @@ def decided(member: Member) -> bool:
     return "not_decided" not in versions(member).values()
 
 
+def minor(version: str) -> str:
+    """Without the patch."""
+    return version.rpartition(".")[0]
+
+
 def lower(version: str) -> str:
     """The minor version before."""
     major, minor, _ = version.split(".")
@@ -44,16 +49,17 @@ def lower(version: str) -> str:
 
 
 def answers(member: Member, action: str, own: str) -> list[object]:
-    """Status and body for each target; versions in them as names, for members of two versions."""
+    """Status and body for each target; of a version in it, whether it is the cluster's."""
     before = lower(own)
     found: list[object] = []
     for target in TARGETS:
-        text = target.format(before, own.rpartition(".")[0])
+        text = target.format(before, minor(own))
         answer = post(member, PATH, json.dumps({"action": action, "version": text}))
         assert isinstance(answer.body, dict)
         body = {name: value for name, value in answer.body.items() if name != "header"}
         if "version" in body:
-            body["version"] = {own: "own", f"{before}.0": "before"}[str(body["version"])]
+            # etcd 3.5 says 3.5.0, etcd 3.6 and rusd say 3.6.
+            body["version"] = str(body["version"]) in (own, minor(own))
         found.append((target, answer.status, body))
     return found
 
@@ -89,14 +95,14 @@ def test_every_step_is_judged_as_by_etcd(
         # etcd 3.5 does these, and does not answer: it forgets who waits.
         forgets = command is etcd_command
         enabled = downgrade(member, "ENABLE", target, 1.0 if forgets else SECONDS)
-        assert forgets or enabled == own
+        assert forgets or enabled == minor(own)
         # etcd 3.5 does not lower the version of the cluster yet: that before the target is invalid
         # there, and "in progress" in etcd 3.6 and in rusd. It is not asked for.
         of_this.append(answers(member, "ENABLE", own))
         cancelled = downgrade(member, "CANCEL", "any", 1.0 if forgets else SECONDS)
-        assert forgets or cancelled == f"{target}.0"
+        assert forgets or cancelled == target
         of_this.append(downgrade(member, "CANCEL"))
-        of_this.append(downgrade(member, "VALIDATE", target) == own)
+        of_this.append(downgrade(member, "VALIDATE", target) in (own, minor(own)))
         seen.append(of_this)
     assert seen[0] == seen[1]
 
@@ -146,8 +152,8 @@ def test_a_cluster_keeps_its_downgrade_over_leaders_and_restarts(tmp_path: Path)
         leader = cluster.leader()
         follower = next(member for member in cluster.members if member is not leader)
         all_show(cluster.members, USUAL)
-        assert downgrade(follower, "VALIDATE", "3.6.4") == "3.7.0"
-        assert downgrade(follower, "ENABLE", "3.6") == "3.7.0"
+        assert downgrade(follower, "VALIDATE", "3.6.4") == "3.7"
+        assert downgrade(follower, "ENABLE", "3.6") == "3.7"
         assert shown(follower) == LOWERED
         all_show(cluster.members, LOWERED)
         for target in ("3.6", "3.5"):
@@ -166,5 +172,5 @@ def test_a_cluster_keeps_its_downgrade_over_leaders_and_restarts(tmp_path: Path)
         all_show(cluster.members, LOWERED)
         with leader.channel() as channel:
             assert Client(channel).call("Put", rpc.PutRequest(key=b"k")).code == "OK"
-        assert downgrade(leader, "CANCEL") == "3.6.0"
+        assert downgrade(leader, "CANCEL") == "3.6"
         all_show(cluster.members, USUAL)
