@@ -50,6 +50,7 @@ MEASURING: Final[Mapping[str, tuple[str, ...]]] = {
     "storage/wal.py": (_OBSERVE, r"began = monotonic\(\)", r"self\.written \+= len\(frame\)"),
     "mvcc/txn.py": (_COUNT,),
     "mvcc/ranges.py": (_COUNT,),
+    "api/kv.py": (_COUNT,),
     "mvcc/guarded.py": (_COUNT, r"counters = keyspace\.counters"),
 }
 """Statements of calls, entries, syncs and rounds that are there for metrics alone, by file."""
@@ -153,6 +154,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--count", type=int, default=10_000, help="calls of a kind each time")
     arguments = parser.parse_args()
+    if arguments.rounds < 2:
+        parser.error("two rounds are the least that have a spread")
     begin = time.monotonic()
     print(report(measure(arguments.rounds, arguments.count)))
     print(f"{arguments.rounds} rounds in {time.monotonic() - begin:.0f} s")
