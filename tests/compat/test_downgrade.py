@@ -7,7 +7,10 @@ from functools import partial
 from pathlib import Path
 
 import grpc
+import pytest
+from click.testing import CliRunner
 
+from rusd.cli.ctl import ctl
 from rusd.pb import rpc_pb2 as rpc
 from tests.compat.client import Client
 from tests.compat.gateway import post
@@ -174,3 +177,23 @@ def test_a_cluster_keeps_its_downgrade_over_leaders_and_restarts(tmp_path: Path)
             assert Client(channel).call("Put", rpc.PutRequest(key=b"k")).code == "OK"
         assert downgrade(leader, "CANCEL") == "3.6"
         all_show(cluster.members, USUAL)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "printed"),
+    [
+        ("validate 3.6", 0, "Downgrade validate success, cluster version 3.7\n"),
+        ("validate", 128, "Error: TARGET_VERSION not provided\n"),
+        ("enable 3.6 3.5", 128, "Error: too many arguments\n"),
+        ("validate 3.5", 1, "Error: etcdserver: invalid downgrade target version\n"),
+        ("cancel", 1, "Error: etcdserver: no inflight downgrade job\n"),
+        ("enable 3.6", 0, "Downgrade enable success, cluster version 3.7\n"),
+        ("cancel", 0, "Downgrade cancel success, cluster version 3.6\n"),
+    ],
+)
+def test_ctl_speaks_as_etcdctl_of_etcd_3_7(
+    words: str, code: int, printed: str, subject: Member
+) -> None:
+    """In this order; etcdctl 3.5 has no such command."""
+    ended = CliRunner().invoke(ctl, ["--endpoints", subject.target, "downgrade", *words.split()])
+    assert (ended.exit_code, ended.output) == (code, printed)

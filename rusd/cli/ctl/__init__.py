@@ -13,6 +13,7 @@ _ROOMS = {
     "completion": "completion",
     "defrag": "maintenance",
     "del": "kv:delete",
+    "downgrade": "downgrade",
     "elect": "locks",
     "endpoint": "endpoint",
     "get": "kv",
