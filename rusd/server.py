@@ -53,7 +53,7 @@ from rusd.metrics.keyspace import keyspace_families
 from rusd.metrics.member import member_families
 from rusd.metrics.peers import peer_families
 from rusd.metrics.process import process_families
-from rusd.mvcc.tables import DamagedTableError
+from rusd.mvcc.tables import DamagedTableError, damage_in
 from rusd.mvcc.watch import Watchers
 from rusd.node.apply import Applier
 from rusd.node.auto_compaction import AutoCompaction, Periodic, Policy, Revisions
@@ -130,9 +130,13 @@ def run(config: Config) -> int:
         CorruptDataError,
         TlsError,
         TokenOptionsError,
-        DamagedTableError,
         OSError,
     ) as error:
+        log.fatal("failed to start or to go on", error=error, **advice(error))
+        return 1
+    except Exception as error:
+        if not isinstance(damage_in(error), DamagedTableError):
+            raise
         log.fatal("failed to start or to go on", error=error, **advice(error))
         return 1
     finally:

@@ -73,7 +73,9 @@ class Checks:
             if alarm in alarms and name not in excluded:
                 done(f"ALARM {name}")
                 return
-        if serializable:
+        if self._pipeline.replica.no_room is not None:
+            done("NO ROOM FOR THE LOG")
+        elif serializable:
             self._serializable_read(lambda reason: done(reason and f"RANGE ERROR:{reason}"))
         elif not self._pipeline.replica.leader:
             done("RAFT NO LEADER")

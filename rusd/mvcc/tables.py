@@ -85,7 +85,9 @@ def damage_in(error: Exception) -> Exception:
     """A DamagedTableError for an error of rocksdict, which has no classes, that says so; else the
     error itself.
     """
-    return DamagedTableError(str(error)) if str(error).startswith("Corruption") else error
+    if isinstance(error, DamagedTableError) or not str(error).startswith("Corruption"):
+        return error
+    return DamagedTableError(str(error))
 
 
 def rows(table: Rdict, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:

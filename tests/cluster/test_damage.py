@@ -22,6 +22,7 @@ KEYS, VALUE_BYTES = 100, 6000
 """Values that are kept in the events table alone: nothing reads them when a member starts."""
 
 PAGE = 10
+STATE = "state"
 EVERYTHING = rpc.RangeRequest(key=b"\0", range_end=b"\0", serializable=True)
 
 
@@ -53,7 +54,7 @@ def _damage(member: Member, table: str) -> Path:
             {
                 str(file["name"]): int(file["size"])
                 for file in engine.tables.state.live_files()
-                if file["start_key"].startswith(b"key") == (table == LATEST)
+                if _table_of(file["start_key"]) == table
             }
         ),
     )
@@ -61,11 +62,19 @@ def _damage(member: Member, table: str) -> Path:
     ((name, size),) = rows.most_common(1)
     path = folder / name.lstrip("/")
     with path.open("r+b") as file:
-        file.seek(size // 2)
+        # The rows of a file are before what else is in it.
+        file.seek(size // 4)
         (byte,) = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))
     return path
+
+
+def _table_of(start_key: bytes) -> str:
+    """Whose file it is that begins with a row; none of these tests replaces a key."""
+    if start_key.startswith(b"key"):
+        return LATEST
+    return EVENTS if start_key.startswith(b"\0") else STATE
 
 
 def _refusal(member: Member, request: rpc.RangeRequest | rpc.HashKVRequest) -> str:
@@ -163,13 +172,16 @@ def test_damaged_values_are_refused_and_named_where_they_are_read_and_harm_no_ot
         assert damaged.wait_exit(60) == 1, "it does not come back with what it has"
 
 
-def test_a_member_whose_keys_are_damaged_does_not_start(tmp_path: Path) -> None:
-    """It would serve some of them as if they were all."""
+@pytest.mark.parametrize("table", [LATEST, STATE])
+def test_a_member_whose_keys_or_state_are_damaged_does_not_start(
+    tmp_path: Path, table: str
+) -> None:
+    """It would serve some of the keys as if they were all, or not know who it is."""
     with running(rusd_command(), tmp_path) as member:
         for number in range(0, 4 * KEYS, 4):
             request = rpc.PutRequest(key=_key(number), value=_value(number)[:1000])
             ask(member, request, rpc.PutResponse, 30)
-        file = _damage(member, LATEST)
+        file = _damage(member, table)
         member.launch()
         assert member.wait_exit(60) == 1
         last = member.log.splitlines()[-1]
