@@ -43,6 +43,7 @@ class Status:
     """CRC-32C of all buckets' names, keys and values."""
     revision: int
     total_key: int
+    """Keys that live at that revision. Before etcd 3.6 etcdutl had all items of all buckets."""
     total_size: int
     """Bytes in use."""
     version: str
@@ -168,19 +169,27 @@ class Backup:
 
     def status(self, advance: Advance) -> Status:
         """Reads everything once. Raises BboltError and SchemaError."""
-        crc, total, last = 0, 0, b""
+        crc, last = 0, b""
+        live: set[bytes] = set()
         for name in self.database.buckets:
             crc = google_crc32c.extend(crc, name)
             for keys, values in self._steps(name, advance):
                 items = zip(keys, values, strict=True)
                 crc = google_crc32c.extend(crc, b"".join(chain.from_iterable(items)))
-                total += len(keys)
                 if name == schema.KEY:
                     last = keys[-1]
+                    records = Records(*schema.split_revisions(keys), values)
+                    if any(records.are_tombstones):
+                        for key, is_tombstone in zip(
+                            records.keys(), records.are_tombstones, strict=True
+                        ):
+                            (live.discard if is_tombstone else live.add)(key)
+                    else:
+                        live.update(records.keys())
         return Status(
             crc,
             schema.unpack_revision(last).main if last else 0,
-            total,
+            len(live),
             self.database.size,
             self.meta().get(schema.STORAGE_VERSION, b"").decode(errors="replace"),
         )
