@@ -4,7 +4,7 @@ import json
 import sys
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rusd.backup.reading import Advance, Backup, Status
 
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+_KEEPALIVE_SECONDS: Final = 20.0
+"""A server may take its time to begin; that it lives is known all the same."""
 _FORMATS: Final = ("simple", "fields", "json", "table")
 
 
@@ -32,14 +34,14 @@ def snapshot() -> None:
     """Back up a member, and restore a cluster from a backup: etcd's, or rusd's."""
 
 
-def _endpoint_address(_: click.Context, __: click.Parameter, text: str) -> tuple[str, bool | None]:
-    """host:port, and whether it is to be reached by TLS; None when the text does not say."""
+def _endpoint(_: click.Context, __: click.Parameter, text: str) -> str:
+    """Return host:port or a URL, as it was given."""
     if "," in text:
         raise click.BadParameter("a backup is of one member: give one endpoint")
     url = urllib.parse.urlsplit(text if "://" in text else f"//{text}")
     if url.scheme not in ("", "http", "https") or not url.hostname or url.path.strip("/"):
         raise click.BadParameter(f"not of the form host:port or http(s)://host:port: {text}")
-    return url.netloc, {"http": False, "https": True}.get(url.scheme)
+    return text
 
 
 def _duration(_: click.Context, __: click.Parameter, text: str | None) -> float | None:
@@ -55,8 +57,8 @@ def _duration(_: click.Context, __: click.Parameter, text: str | None) -> float 
 @click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--endpoints",
-    "address",
-    callback=_endpoint_address,
+    "endpoint",
+    callback=_endpoint,
     default="127.0.0.1:2379",
     envvar="ETCDCTL_ENDPOINTS",
     show_default=True,
@@ -74,7 +76,7 @@ def _duration(_: click.Context, __: click.Parameter, text: str | None) -> float 
 @click.option("--command-timeout", callback=_duration, help="Give up after this time (10m).")
 def save(
     file: Path,
-    address: tuple[str, bool | None],
+    endpoint: str,
     cacert: Path | None,
     cert: Path | None,
     key: Path | None,
@@ -83,40 +85,38 @@ def save(
     command_timeout: float | None,
 ) -> None:
     """Save a backup of a running member to FILE."""
-    target, secure = address
     if (cert is None) != (key is None):
         raise click.UsageError("--cert and --key go together")
     if user and password is None:
         user, colon, password = user.partition(":")
         if not colon:
             password = click.prompt("Password", hide_input=True, err=True)
-    try:
-        from rusd.backup.download import DownloadError, Endpoint, download
-    except ModuleNotFoundError as error:
-        if error.name != "grpc":
-            raise
-        raise Failed("this needs grpcio: pip install 'rusd[client]'") from None
+    from rusd.backup.download import download
     from rusd.backup.reading import DigestError
+    from rusd.cli.ctl.client import Client, Failure
+    from rusd.cli.ctl.methods import SNAPSHOT
+    from rusd.cli.ctl.settings import Settings
+    from rusd.pb.rpc_pb2 import SnapshotRequest
 
-    endpoint = Endpoint(
-        target,
-        secure if secure is not None else any((cacert, cert)),
-        cacert,
-        cert,
-        key,
-        user,
-        password or "",
+    files = {"cacert": cacert, "cert": cert, "key": key}
+    settings = Settings.with_defaults(
+        endpoints=(endpoint,),
+        keepalive_timeout=_KEEPALIVE_SECONDS,
+        **{name: str(path) for name, path in files.items() if path},
+        **({"command_timeout": command_timeout} if command_timeout else {}),
     )
     with ExitStack() as stack:
         try:
+            client = stack.enter_context(closing(Client(settings)))
+            if user:
+                client.log_in(user, password or "")
             size = download(
-                endpoint,
+                client.listen(SNAPSHOT, SnapshotRequest(), command_timeout),
                 file,
                 lambda size: stack.enter_context(progress("Saving", size)),
-                command_timeout,
             )
-        except (DownloadError, DigestError, OSError) as error:
-            raise Failed(f"no backup of {target}: {error}") from None
+        except (Failure, DigestError, OSError) as error:
+            raise Failed(f"no backup of {endpoint}: {error}") from None
     click.echo(f"Snapshot saved at {file} ({human(size)})")
 
 

@@ -166,19 +166,26 @@ class Client:
         """Open a stream both ways, which has no time limit."""
         return Stream(self._channel(), method, self.metadata)
 
-    def listen(self, method: Method[Request, Response], request: Request) -> Iterator[Response]:
-        """Ask for a stream of answers, which has no time limit; its iteration raises Failure.
+    def listen(
+        self,
+        method: Method[Request, Response],
+        request: Request,
+        seconds: float | None = None,
+    ) -> Iterator[Response]:
+        """Ask for a stream of answers, all within `seconds` if given; iteration raises Failure.
 
         Somebody has to begin to answer within the command's timeout.
         """
-        deadline = time.monotonic() + self.settings.command_timeout
+        began = time.monotonic()
+        deadline = began + self.settings.command_timeout
         heard = False
         while True:
+            left = None if seconds is None else max(began + seconds - time.monotonic(), 0.0)
             call = self._channel().unary_stream(
                 method.path,
                 request_serializer=method.request.SerializeToString,
                 response_deserializer=method.response.FromString,
-            )(request, metadata=self.metadata)
+            )(request, timeout=left, metadata=self.metadata)
             try:
                 for answer in _answers(call):
                     heard = True

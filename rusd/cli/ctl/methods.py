@@ -74,6 +74,9 @@ ALARM: Final = _method(f"{_MAINTENANCE}/Alarm", rpc.AlarmRequest, rpc.AlarmRespo
 DEFRAGMENT: Final = _method(
     f"{_MAINTENANCE}/Defragment", rpc.DefragmentRequest, rpc.DefragmentResponse
 )
+SNAPSHOT: Final = _method(
+    f"{_MAINTENANCE}/Snapshot", rpc.SnapshotRequest, rpc.SnapshotResponse, True
+)
 MOVE_LEADER: Final = _method(
     f"{_MAINTENANCE}/MoveLeader", rpc.MoveLeaderRequest, rpc.MoveLeaderResponse
 )

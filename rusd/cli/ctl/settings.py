@@ -95,6 +95,12 @@ class Settings:
                     break
         return cls(**values, command_timeout_given="command_timeout" in given)
 
+    @classmethod
+    def with_defaults(cls, **given: Any) -> "Settings":
+        """Return the defaults, but for what is given."""
+        defaults = {option.name or "": option.default for option in GLOBAL_FLAGS}
+        return cls(**{**defaults, "command_timeout_given": "command_timeout" in given, **given})
+
     def unknown_variables(self) -> list[str]:
         """ETCDCTL_* variables that nothing reads."""
         known = {variable_of(name) for name in GLOBAL_NAMES} | set(_OTHER_VARIABLES)

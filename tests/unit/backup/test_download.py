@@ -1,8 +1,7 @@
 """A download is there when it is whole, and not before."""
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,66 +9,16 @@ from typing import Any
 import grpc
 import pytest
 
-from rusd.backup.download import DownloadError, Endpoint, download
+from rusd.backup.download import download
 from rusd.backup.reading import DigestError
-from rusd.pb.rpc_pb2 import (
-    AuthenticateRequest,
-    AuthenticateResponse,
-    SnapshotRequest,
-    SnapshotResponse,
-)
+from rusd.cli.ctl.client import Client, Failure
+from rusd.cli.ctl.methods import SNAPSHOT
+from rusd.cli.ctl.settings import Settings
+from rusd.pb.rpc_pb2 import SnapshotRequest, SnapshotResponse
+from tests.unit.backup.serving import Answer, in_blocks, served
 
-Answer = Callable[[Any], Iterator[SnapshotResponse]]
 CONTENT = b"0123456789" * 1000
 DIGEST = sha256(CONTENT).digest()
-
-
-@contextmanager
-def served(answer: Answer) -> Iterator[str]:
-    """A member that answers Snapshot so, to who has logged in as ann."""
-
-    def snapshot(_: SnapshotRequest, context: Any) -> Iterator[SnapshotResponse]:
-        if dict(context.invocation_metadata()).get("token") != "ann.hers":
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, "not for you")
-        yield from answer(context)
-
-    def authenticate(request: AuthenticateRequest, _: Any) -> AuthenticateResponse:
-        return AuthenticateResponse(token=f"{request.name}.{request.password}")
-
-    methods = {
-        "Maintenance": (
-            "Snapshot",
-            grpc.unary_stream_rpc_method_handler(
-                snapshot, SnapshotRequest.FromString, SnapshotResponse.SerializeToString
-            ),
-        ),
-        "Auth": (
-            "Authenticate",
-            grpc.unary_unary_rpc_method_handler(
-                authenticate, AuthenticateRequest.FromString, AuthenticateResponse.SerializeToString
-            ),
-        ),
-    }
-    server = grpc.server(ThreadPoolExecutor(2))
-    for service, (name, handler) in methods.items():
-        server.add_generic_rpc_handlers(
-            [grpc.method_handlers_generic_handler(f"etcdserverpb.{service}", {name: handler})]
-        )
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.stop(None).wait()
-
-
-def in_blocks(content: bytes, block: int) -> Iterator[SnapshotResponse]:
-    """As a server sends it, in blocks of any size."""
-    left = len(content)
-    for start in range(0, len(content), block):
-        blob = content[start : start + block]
-        left -= len(blob)
-        yield SnapshotResponse(remaining_bytes=left, blob=blob)
 
 
 def saved(target: str, path: Path, password: str = "hers") -> tuple[int, list[int]]:
@@ -80,7 +29,9 @@ def saved(target: str, path: Path, password: str = "hers") -> tuple[int, list[in
         told.append(size)
         return told.append
 
-    return download(Endpoint(target, user="ann", password=password), path, begin, 30.0), told
+    with closing(Client(Settings.with_defaults(endpoints=(target,)))) as client:
+        client.log_in("ann", password)
+        return download(client.listen(SNAPSHOT, SnapshotRequest(), 30.0), path, begin), told
 
 
 @pytest.mark.parametrize("block", [7, 1000, 10_000, 100_000])
@@ -107,8 +58,8 @@ def broken(context: Any) -> Iterator[SnapshotResponse]:
         (lambda _: in_blocks(CONTENT[1:] + DIGEST, 1000), "hers", DigestError, "SHA-256"),
         (lambda _: in_blocks(CONTENT, 1000), "hers", DigestError, "SHA-256"),
         (lambda _: iter(()), "hers", DigestError, "SHA-256"),
-        (broken, "hers", DownloadError, "the member stops"),
-        (lambda _: iter(()), "wrong", DownloadError, "not for you"),
+        (broken, "hers", Failure, "the member stops"),
+        (lambda _: iter(()), "wrong", Failure, "not for you"),
     ],
     ids=["wrong checksum", "wrong content", "no checksum", "nothing", "broken off", "no right"],
 )

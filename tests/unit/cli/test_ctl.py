@@ -6,13 +6,16 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import click
+import grpc
 import pytest
 from click.testing import CliRunner, Result
 
+from cluster.tls.authority import Authority
 from rusd.cli.ctl import ctl
 from rusd.cli.ctl.errors import Exit
 from rusd.cli.ctl.fields import quoted
@@ -25,7 +28,9 @@ from rusd.cli.ctl.txn import compare, request, split, unquoted
 from rusd.cli.server import _serve
 from rusd.pb import kv_pb2 as kv
 from rusd.pb import rpc_pb2 as rpc
+from tests.unit.backup.serving import TOKEN, in_blocks, served
 
+BACKUP = b"0123456789" * 1000 + sha256(b"0123456789" * 1000).digest()
 OPTIONS = (switch("prefix", ""), flag("limit", INT, 0, ""), flag("out", INT, 0, "", short="w"))
 
 
@@ -237,13 +242,34 @@ def test_without_grpcio_the_error_says_what_to_install(monkeypatch: pytest.Monke
     assert ended.stderr == "Error: this needs grpcio: pip install 'rusd[client]'\n"
 
 
-@pytest.mark.parametrize("flag", ["--auth-jwt-token=x", "--insecure-skip-tls-verify"])
-def test_a_backup_passes_over_no_flag(flag: str, tmp_path: Path) -> None:
+def test_a_backup_is_given_to_who_shows_a_token(tmp_path: Path) -> None:
     file = tmp_path / "backup.db"
-    result = run(flag, "snapshot", "save", str(file))
-    assert result.exit_code != 0
-    assert "takes neither --auth-jwt-token nor --insecure-skip-tls-verify" in result.output
-    assert not file.exists()
+    with served(lambda _: in_blocks(BACKUP, 1000)) as target:
+        words = ["--endpoints", target, "snapshot", "save", str(file)]
+        refused = run(*words, "--auth-jwt-token=another")
+        assert (refused.exit_code, file.exists()) == (1, False)
+        assert "not for you" in refused.stderr
+        assert run(*words, f"--auth-jwt-token={TOKEN}").exit_code == 0
+    assert file.read_bytes() == BACKUP
+
+
+def self_signed(name: str) -> grpc.ServerCredentials:
+    """Return what a member needs whose certificate nobody vouches for."""
+    credential = Authority.create("nobody knows").issue(name, (name,))
+    return grpc.ssl_server_credentials([(credential.key_pem, credential.certificate_pem)])
+
+
+def test_a_backup_comes_from_whoever_it_is_where_that_is_asked_for(tmp_path: Path) -> None:
+    """The member has a certificate that it made for itself, for another name."""
+    file = tmp_path / "backup.db"
+    with served(lambda _: in_blocks(BACKUP, 1000), self_signed("elsewhere.test")) as target:
+        words = ["--endpoints", f"https://{target}", f"--auth-jwt-token={TOKEN}"]
+        words += ["--command-timeout=1s", "snapshot", "save", str(file)]
+        assert run(*words).exit_code == 1
+        assert not file.exists()
+        trusting = run(*words, "--insecure-skip-tls-verify", "--command-timeout=30s")
+        assert trusting.exit_code == 0, trusting.output
+    assert file.read_bytes() == BACKUP
 
 
 @pytest.mark.parametrize(
@@ -272,9 +298,11 @@ def test_a_backup_comes_over_tls_where_that_is_asked_for(
 
 
 def test_a_backup_asks_for_the_password_that_is_not_given(tmp_path: Path) -> None:
-    words = ["--endpoints=127.0.0.1:1", "--user=root", "snapshot", "save", str(tmp_path / "db")]
+    """Nobody is there to check it: etcdctl's code for that."""
+    words = ["--endpoints=127.0.0.1:1", "--user=root", "--command-timeout=200ms"]
+    words += ["snapshot", "save", str(tmp_path / "db")]
     result = CliRunner().invoke(ctl, words, input="secret\n")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stdout == "Password: \n"
 
 
