@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from rusd.backup import schema
 from rusd.backup.schema import SchemaError
-from rusd.bbolt import Database
+from rusd.bbolt import BboltError, Database
 from rusd.bbolt.accounting import Accounting
 from rusd.bbolt.reader import Item, Visit
 from rusd.mvcc.records import REVISION
@@ -164,8 +164,18 @@ class Backup:
                 left -= len(piece)
                 advance(len(piece))
             if left or file.read() != digest.digest():
-                raise DigestError(f"the SHA-256 at its end is not that of the {self.size} bytes")
+                raise DigestError(
+                    f"the SHA-256 at its end is not that of the {self.size} bytes: {self._damage()}"
+                )
         advance(_DIGEST_BYTES)
+
+    def _damage(self) -> str:
+        """Where, if a page or a record tells."""
+        try:
+            self.verify(lambda _: None)
+        except (BboltError, SchemaError) as error:
+            return str(error)
+        return "no page or record tells where"
 
     def status(self, advance: Advance) -> Status:
         """Reads everything once. Raises BboltError and SchemaError."""
