@@ -291,7 +291,13 @@ async def _serve(config: Config, log: Logger) -> int:
     checks = Checks(pipeline, reads, damage)
     exposition = Exposition(
         [
-            *member_families(pipeline, reads, reconfiguration, config.quota_backend_bytes),
+            *member_families(
+                pipeline,
+                reads,
+                reconfiguration,
+                config.quota_backend_bytes,
+                config.feature_gates,
+            ),
             *keyspace_families(applier, watchers, watch, lessor, compactor, maintenance),
             *disk_families(wal, engine, applier, maintenance, snapshot),
             *peer_families(peers, snapshots, membership.local_id),

@@ -1,6 +1,10 @@
 """The member in its cluster: who leads, how far the log is, what waits."""
 
+from collections.abc import Collection
+from typing import Final
+
 import rusd
+from rusd.feature_gates import MEANINGFUL
 from rusd.metrics.family import Family, counter, gauge, histogram
 from rusd.node.downgrade import minor_version
 from rusd.node.pipeline import Pipeline
@@ -8,11 +12,18 @@ from rusd.node.quota import DEFAULT
 from rusd.node.reads import Reads
 from rusd.node.reconfiguration import Reconfiguration
 
+_STAGE: Final = "ALPHA"
+"""Of the features that mean something here, in etcd."""
+
 
 def member_families(
-    pipeline: Pipeline, reads: Reads, reconfiguration: Reconfiguration, quota: int
+    pipeline: Pipeline,
+    reads: Reads,
+    reconfiguration: Reconfiguration,
+    quota: int,
+    features: Collection[str],
 ) -> list[Family]:
-    """`quota` is --quota-backend-bytes."""
+    """`quota` is --quota-backend-bytes, `features` are those that --feature-gates turns on."""
     replica, membership = pipeline.replica, pipeline.applier.membership
     return [
         *_identity(pipeline),
@@ -55,6 +66,12 @@ def member_families(
             "etcd_server_quota_backend_bytes",
             "The quota for the size of the data; the default of it where it has none.",
             lambda: quota or DEFAULT,
+        ),
+        gauge(
+            "etcd_server_feature_enabled",
+            "Whether a feature that --feature-gates names is on: 1, or 0.",
+            lambda: {(name, _STAGE): name in features for name in MEANINGFUL},
+            ("name", "stage"),
         ),
         *_proposals(pipeline),
         *_reads(reads),

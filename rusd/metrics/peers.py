@@ -25,6 +25,12 @@ def peer_families(peers: Peers, snapshots: Snapshots, local: int) -> list[Family
     pair, to, sender = ("Local", "Remote"), ("To",), ("From",)
     return [
         gauge(
+            "etcd_network_known_peers",
+            "1 for each other member.",
+            of_pairs(lambda *_: 1),
+            pair,
+        ),
+        gauge(
             "etcd_network_active_peers",
             "Whether messages pass both ways between this member and another: 1, or 0.",
             of_pairs(lambda member, _: peers.active_since(member) is not None),

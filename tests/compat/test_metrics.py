@@ -48,9 +48,16 @@ def hold_to_the_document(etcd: Scrape, served: Scrape) -> None:
     for pattern in left_out:
         assert fnmatch.filter(etcd.types, pattern), f"{pattern} is left out, and etcd has it not"
     own = listed("rusd's own")
+    newer = listed("Since etcd 3.6")
     for name in served.types:
         if name not in etcd.types and not name.startswith("etcd_network_"):
-            assert any(fnmatch.fnmatch(name, pattern) for pattern in own), f"{name}: document it"
+            documented = any(fnmatch.fnmatch(name, pattern) for pattern in [*own, *newer])
+            assert documented, f"{name}: document it"
+    for pattern in newer:
+        row = f"| `{pattern}` | "
+        is_served = f"{row}served" in DOCUMENT.read_text()
+        assert is_served == bool(fnmatch.filter(served.types, pattern)), pattern
+        assert is_served or f"{row}left out: " in DOCUMENT.read_text(), pattern
     for pattern in own:
         assert fnmatch.filter(served.types, pattern), f"{pattern} is documented and not served"
 
@@ -103,6 +110,14 @@ def test_the_names_and_types_are_etcds(
 
 def test_times_of_calls_are_for_those_who_ask(start_member: StartMember) -> None:
     assert "grpc_server_handling_seconds" not in of(start_member(rusd_command())).types
+
+
+def test_features_that_are_on_are_shown(start_member: StartMember) -> None:
+    found = of(start_member(rusd_command(), "--feature-gates", "InitialCorruptCheck=true"))
+    features = {
+        labels["name"]: value for labels, value in found.samples["etcd_server_feature_enabled"]
+    }
+    assert features == {"InitialCorruptCheck": 1, "CompactHashCheck": 0}
 
 
 @pytest.fixture
@@ -254,6 +269,7 @@ def test_three_members_tell_of_each_other(tmp_path: Path, etcd_command: Sequence
         assert scrapes[others[0]]("etcd_network_peer_received_bytes_total") > 20_000
         assert scrapes[others[0]]("rusd_read_round_requests_sum") >= 20
         assert scrapes[leader]("etcd_network_active_peers") == 2
+        assert scrapes[leader]("etcd_network_known_peers") == 2
         wait_for(
             lambda: of(leader)("etcd_network_peer_round_trip_time_seconds_count") >= 2,
             SECONDS,
