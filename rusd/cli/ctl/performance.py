@@ -5,24 +5,28 @@ import itertools
 import math
 import os
 import re
+import ssl
 import statistics
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from typing import Final, NamedTuple
 
 import click
 import grpc
 import grpc.aio
 
+from rusd.cli.ctl.client import Failure, address
 from rusd.cli.ctl.commands import command
+from rusd.cli.ctl.endpoint import ask_each
 from rusd.cli.ctl.errors import Code, Exit
 from rusd.cli.ctl.flags import INT, TEXT, flag, switch
 from rusd.cli.ctl.kv import prefix_end
-from rusd.cli.ctl.maintenance import defragment
-from rusd.cli.ctl.methods import COMPACT, DELETE_RANGE, PUT, RANGE
+from rusd.cli.ctl.methods import COMPACT, DEFRAGMENT, DELETE_RANGE, PUT, RANGE
 from rusd.cli.ctl.session import Session
+from rusd.cli.ctl.settings import Settings
 from rusd.pb import rpc_pb2 as rpc
 
 _LONG_SECONDS: Final = 600.0
@@ -161,7 +165,16 @@ def _clean(session: Session, prefix: bytes, compact: bool, defrag: bool) -> None
         )
         click.echo(f"Compacted with revision {revision}")
     if defrag:
-        defragment(session, list(session.settings.endpoints))
+        for endpoint in session.settings.endpoints:
+            click.echo(f'Defragmenting "{endpoint}"')
+            (answer,) = ask_each(
+                session,
+                [endpoint],
+                lambda client: client.call(DEFRAGMENT, rpc.DefragmentRequest(), _LONG_SECONDS),
+            )
+            if isinstance(answer, Failure):
+                raise answer
+            click.echo(f'Defragmented "{endpoint}"')
 
 
 def _verdict(passes: bool, good: str, bad: str) -> bool:
@@ -286,15 +299,28 @@ def datascale(
 def _resident(session: Session) -> float:
     """Bytes of memory that the first member's process has; raise Exit if it does not say."""
     settings = session.settings
-    endpoint = settings.endpoints[0]
-    secure = endpoint.startswith("https://") or bool(settings.cacert)
-    address = endpoint.partition("://")[2] or endpoint
-    url = f"{'https' if secure else 'http'}://{address}/metrics"
+    target, secure = address(settings.endpoints[0], settings)
+    url = f"{'https' if secure else 'http'}://{target}/metrics"
     try:
-        with urllib.request.urlopen(url, timeout=settings.command_timeout) as answer:
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({})]
+        if secure:
+            handlers.append(urllib.request.HTTPSHandler(context=_trust(settings)))
+        opener = urllib.request.build_opener(*handlers)
+        with opener.open(url, timeout=settings.command_timeout) as answer:
             found = _RESIDENT.search(answer.read())
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise Exit(f"{url}: {error}") from None
     if found is None:
         raise Exit(f"{url} does not tell process_resident_memory_bytes")
     return float(found[1])
+
+
+def _trust(settings: Settings) -> ssl.SSLContext:
+    """Return whom to trust, and what to show, as the client does."""
+    context = ssl.create_default_context(cafile=settings.cacert or None)
+    if settings.insecure_skip_tls_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if settings.cert:
+        context.load_cert_chain(settings.cert, settings.key)
+    return context
