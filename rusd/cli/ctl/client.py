@@ -219,8 +219,8 @@ class Client:
         settings = self.settings
         target, secure = address(text, settings)
         options: list[tuple[str, str | int]] = [
-            ("grpc.max_receive_message_length", -1),
-            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", settings.max_recv_bytes or -1),
+            ("grpc.max_send_message_length", settings.max_request_bytes or -1),
             ("grpc.enable_http_proxy", 0),
             ("grpc.keepalive_time_ms", max(int(settings.keepalive_time * 1000), 10_000)),
             ("grpc.keepalive_timeout_ms", max(int(settings.keepalive_timeout * 1000), 1)),

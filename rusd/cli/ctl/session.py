@@ -1,6 +1,7 @@
 """What a command works with: the settings, a client that connects when it is needed, a printer."""
 
 import sys
+from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import Self, TypeVar
@@ -22,7 +23,7 @@ class Session:
 
     def __init__(self, settings: Settings) -> None:
         """Nothing is opened yet."""
-        self.settings = settings
+        self._given = settings
         self._client: Client | None = None
 
     def __enter__(self) -> Self:
@@ -42,9 +43,18 @@ class Session:
             raise Exit(error.text) from None
 
     @cached_property
+    def settings(self) -> Settings:
+        """The settings, with the endpoints that DNS names where it is to; raises Exit."""
+        if not self._given.discovery_srv:
+            return self._given
+        from rusd.cli.ctl.discovery import discovered
+
+        return replace(self._given, endpoints=discovered(self._given))
+
+    @cached_property
     def printer(self) -> Printer:
         """Prints answers in the form asked for; raises Exit where there is no such form."""
-        return printer(self.settings.write_out, self.settings.hex)
+        return printer(self._given.write_out, self._given.hex)
 
     @property
     def client(self) -> Client:

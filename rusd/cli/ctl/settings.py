@@ -8,7 +8,7 @@ import click
 from click.core import ParameterSource
 
 from rusd.cli.ctl.errors import Exit
-from rusd.cli.ctl.flags import SECONDS, TEXT, GoType, flag, switch
+from rusd.cli.ctl.flags import INT, SECONDS, TEXT, GoType, flag, switch
 
 FORMATS: Final = ("simple", "fields", "json", "protobuf", "table")
 _PREFIX: Final = "ETCDCTL_"
@@ -20,10 +20,15 @@ GLOBAL_FLAGS: Final = (
         ("127.0.0.1:2379",),
         "Members to ask, host:port or URLs, with commas between them.",
     ),
+    flag("discovery-srv", TEXT, "", "A domain whose SRV records name the members.", short="d"),
+    flag("discovery-srv-name", TEXT, "", "What their service's name has at its end."),
+    switch("insecure-discovery", "Take members without TLS from SRV records.", True),
     flag("dial-timeout", SECONDS, 2.0, "How long to wait for a connection."),
     flag("command-timeout", SECONDS, 5.0, "How long to wait for an answer."),
     flag("keepalive-time", SECONDS, 2.0, "How often to see whether a member lives."),
     flag("keepalive-timeout", SECONDS, 6.0, "How long it may take to say so."),
+    flag("max-request-bytes", INT, 0, "The largest request to send; 0 is any."),
+    flag("max-recv-bytes", INT, 0, "The largest answer to take; 0 is any."),
     flag("cacert", TEXT, "", "The authority that signed the members' certificates."),
     flag("cert", TEXT, "", "A certificate to show."),
     flag("key", TEXT, "", "Its key."),
@@ -48,11 +53,16 @@ class Settings:
     """The global flags; times in seconds."""
 
     endpoints: tuple[str, ...]
+    discovery_srv: str
+    discovery_srv_name: str
+    insecure_discovery: bool
     dial_timeout: float
     command_timeout: float
     command_timeout_given: bool
     keepalive_time: float
     keepalive_timeout: float
+    max_request_bytes: int
+    max_recv_bytes: int
     cacert: str
     cert: str
     key: str
