@@ -117,9 +117,10 @@ def fresh_site(
             return site
 
         site = retried(attempt)
-        begin = time.monotonic()
+        begin, others = time.monotonic(), Others(site.pids)
         group.prepare(site)
         site.prepare_seconds = time.monotonic() - begin
+        site.prepare_others = others.share(site.pids)
         yield site
 
 
@@ -140,6 +141,7 @@ def measure_group(
         begun = len(left)
         try:
             with fresh() as site:
+                figures.disturb(f"the filling for {group.name} of {subject}", site.prepare_others)
                 while left and (len(left) == begun or len(site.running) >= group.members):
                     _measure_workload(left.pop(0), subject, site, figures, profiles)
         except Exception as error:  # not even a mistake of the benchmark's may lose other rows

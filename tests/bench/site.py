@@ -136,6 +136,8 @@ class Site:
     start_seconds: float = 0.0
     prepare_seconds: float = 0.0
     """How long it took to put the data of the group into the members."""
+    prepare_others: float = 0.0
+    """The share of the machine that other processes took meanwhile."""
     tls_port: int = 0
     """Where the first member serves clients with TLS, if it does."""
 
