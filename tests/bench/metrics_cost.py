@@ -8,6 +8,7 @@ Servers are new in each round, since two equal ones differ by where their memory
 """
 
 import argparse
+import operator
 import random
 import re
 import shutil
@@ -86,7 +87,7 @@ def processor_seconds(member: Member) -> float:
 
 def _one_round(folder: Path, generators: Generators, count: int) -> dict[tuple[str, str], float]:
     """Microseconds a call of each kind and server; of a scrape too, in milliseconds."""
-    spent: dict[tuple[str, str], float] = {}
+    spent: dict[tuple[str, str], list[float]] = {}
     with ExitStack() as stack:
         members = {}
         for name in (WITHOUT, USUAL, EXTENSIVE):
@@ -105,15 +106,20 @@ def _one_round(folder: Path, generators: Generators, count: int) -> dict[tuple[s
                     before = processor_seconds(member)
                     path = f"/etcdserverpb.KV/{kind}"
                     generators.closed(member.client_port, path, body, _CONNECTIONS, 1, count=count)
-                    took = 1e6 * (processor_seconds(member) - before) / count / _REPEATS
+                    took = 1e6 * (processor_seconds(member) - before) / count
                     if repeat:  # the first warms up
-                        spent[kind, name] = spent.get((kind, name), 0) + took
+                        spent.setdefault((kind, name), []).append(took)
         before = processor_seconds(members[USUAL])
         for _ in range(_SCRAPES):
             of(members[USUAL])
         took = processor_seconds(members[USUAL]) - before
-        spent["scrape", USUAL] = 1e3 * took / _SCRAPES
-    return spent
+    found = {("scrape", USUAL): 1e3 * took / _SCRAPES}
+    for (kind, name), times in spent.items():
+        # What was measured one right after the other is compared: others' load comes and goes.
+        plain = spent[kind, WITHOUT]
+        ratio = statistics.median(map(operator.truediv, times, plain))
+        found[kind, name] = ratio * statistics.median(plain)
+    return found
 
 
 def measure(rounds: int, count: int) -> list[dict[tuple[str, str], float]]:
