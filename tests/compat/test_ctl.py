@@ -264,6 +264,8 @@ MEMBERS = [
     *each_format("endpoint status", "endpoint hashkv", formats=_WITHOUT_JSON),
     line("endpoint health --cluster"),
     line("endpoint status --cluster"),
+    line("endpoint --cluster health"),
+    line("endpoint --cluster status"),
     line("endpoint hashkv --cluster --rev 2"),
     line("endpoint hashkv --rev 3000"),
     line("member add"),

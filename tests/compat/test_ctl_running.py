@@ -192,6 +192,68 @@ def test_nobody_at_all_is_an_error_in_time() -> None:
     assert (ended.exit_code, ended.stderr) == (1, "Error: context deadline exceeded\n")
 
 
+def test_a_read_may_be_of_what_changed_in_some_revisions(member: Member) -> None:
+    """The flags that etcdctl has since 3.6, and 3.7's answer in parts."""
+    made = json.loads(ctl_of(member, "put", "r1", "a", "-w", "json").output)
+    first = made["header"]["revision"]
+    ctl_of(member, "put", "r2", "b")
+    ctl_of(member, "put", "r1", "c")
+    get = ("get", "r", "--prefix", "--keys-only")
+
+    def keys(*flags: str) -> list[str]:
+        return ctl_of(member, *get, *flags).output.split()
+
+    assert keys(f"--min-mod-rev={first + 2}") == ["r1"]
+    assert keys(f"--max-mod-rev={first + 1}") == ["r2"]
+    assert keys(f"--min-create-rev={first + 1}") == ["r2"]
+    assert keys(f"--max-create-rev={first}") == ["r1"]
+    for form in ("simple", "fields", "json"):
+        whole, parts = (
+            ctl_of(member, "get", "r", "--prefix", "-w", form, *flags)
+            for flags in ((), ("--stream",))
+        )
+        assert parts.output == whole.output
+    assert ctl_of(member, *get, "--stream", "--sort-by=VALUE", "--order=DESCEND").exit_code == 1
+
+
+def test_messages_have_the_limits_that_are_given(member: Member) -> None:
+    """In bytes, of what is sent and of what comes."""
+    ctl_of(member, "put", "large", "x" * 1000)
+    for words in (
+        ("put", "large", "x" * 1000, "--max-request-bytes=100"),
+        ("get", "large", "--max-recv-bytes=100"),
+    ):
+        ended = ctl_of(member, *words)
+        assert ended.exit_code == 1
+        assert "ResourceExhausted" in ended.stderr
+
+
+@pytest.mark.parametrize(("consistency", "code"), [("l", 0), ("s", 0), ("x", 4)])
+def test_members_are_listed_by_one_or_by_all(member: Member, consistency: str, code: int) -> None:
+    """As `get` is answered."""
+    assert ctl_of(member, "member", "list", f"--consistency={consistency}").exit_code == code
+
+
+def test_a_mirror_may_begin_with_a_revision(member: Member, start_member: StartMember) -> None:
+    """What was before is not copied; a large revision comes in more than one transaction."""
+    other = start_member(rusd_command())
+    ctl_of(member, "put", "n/0", "before")
+    puts = "".join(f"put n/{each} {each}\n" for each in range(1, 4))
+    done = ctl_of(member, "txn", "-w", "json", stdin=f"\n{puts}\n\n")
+    revision = json.loads(done.output)["header"]["revision"]
+    with (
+        started(other, "watch", "n/", "--prefix", "--rev=1") as watch,
+        started(
+            *(member, "make-mirror", other.target, "--prefix=n/"),
+            *(f"--rev={revision}", "--max-txn-ops=2"),
+        ),
+    ):
+        for each in range(1, 4):
+            assert watch.read(3) == ["PUT", f"n/{each}", str(each)]
+    copied = json.loads(ctl_of(other, "get", "n/", "--prefix", "-w", "json").output)["kvs"]
+    assert [each["mod_revision"] for each in copied] == [2, 2, 3]
+
+
 def test_a_mirror_has_the_keys_and_follows(member: Member, start_member: StartMember) -> None:
     """Below another prefix; what is deleted is deleted there."""
     other = start_member(rusd_command())

@@ -31,6 +31,8 @@ class _Flagged(click.Command):
         """Write its own flags, then the global ones."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": [], "Global options": []}
         for param in self.get_params(ctx):
+            if not isinstance(param, click.Option):
+                continue  # the usage has them
             record = param.get_help_record(ctx)
             if record is not None:
                 title = "Global options" if param in GLOBAL_FLAGS else "Options"
@@ -148,9 +150,12 @@ class Group(_Flagged, LazyGroup):
         return (found.name if found else None), found, args[1:]
 
 
-def group(name: str, text: str, *commands: click.Command) -> Group:
-    """Return a group of these commands."""
+def group(
+    name: str, text: str, *commands: click.Command, flags: Sequence[click.Option] = ()
+) -> Group:
+    """Return a group of these commands; `flags` may stand before their names as well."""
     made = Group(name, text)
+    made.params.extend(flags)
     for each in commands:
         made.add_command(each)
     return made

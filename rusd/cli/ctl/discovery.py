@@ -41,6 +41,6 @@ def discovered(settings: Settings) -> tuple[str, ...]:
         found = [each for each in found if each.startswith("https:")]
     if not found:
         # etcdctl goes to --endpoints then, which has a default that nobody meant.
-        secure = "" if settings.insecure_discovery else " with TLS, which --insecure-discovery asks"
+        secure = "" if settings.insecure_discovery else " with TLS"
         raise Exit(f"no member{secure} in the SRV records of {settings.discovery_srv}")
     return tuple(found)

@@ -33,7 +33,8 @@ def cluster_flag() -> click.Option:
 
 def named_endpoints(session: Session, cluster: bool) -> list[str]:
     """Return the endpoints that are meant; raise Exit if the cluster does not tell its own."""
-    if not cluster:
+    before = click.get_current_context().parent  # the flag may stand before the command's name
+    if not (cluster or (before is not None and before.params.get("cluster"))):
         return list(session.settings.endpoints)
     try:
         answer = session.call(MEMBER_LIST, rpc.MemberListRequest(linearizable=True))
@@ -198,4 +199,9 @@ def hashkv(session: Session, words: tuple[str, ...], rev: int, cluster: bool) ->
         raise last
 
 
-endpoint = group("endpoint", "Members, asked one by one.", health, status, hashkv)
+endpoint = group(
+    "endpoint",
+    "Members, asked one by one.",
+    *(health, status, hashkv),
+    flags=(cluster_flag(),),
+)

@@ -5,6 +5,7 @@ errors for it, are here.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -72,6 +73,7 @@ def _duration(text: str) -> float:
 
 
 INT: Final = GoType("int", parse_int)
+UINT: Final = GoType("uint", partial(parse_int, signed=False))
 BOOL: Final = GoType("bool", _boolean)
 SECONDS: Final = GoType("duration", _duration)
 TEXT: Final = GoType("string", str)

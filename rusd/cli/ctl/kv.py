@@ -8,7 +8,7 @@ import click
 from rusd.cli.ctl.commands import as_bytes, command
 from rusd.cli.ctl.errors import Code, Exit, bad_arguments
 from rusd.cli.ctl.flags import INT, TEXT, flag, parse_int, switch
-from rusd.cli.ctl.methods import COMPACT, DELETE_RANGE, PUT, RANGE
+from rusd.cli.ctl.methods import COMPACT, DELETE_RANGE, PUT, RANGE, RANGE_STREAM
 from rusd.cli.ctl.printing import Printer
 from rusd.cli.ctl.session import Session
 from rusd.pb import rpc_pb2 as rpc
@@ -61,6 +61,10 @@ def get_request(
     from_key: bool,
     keys_only: bool,
     limit: int,
+    max_create_rev: int,
+    max_mod_rev: int,
+    min_create_rev: int,
+    min_mod_rev: int,
     order: str,
     prefix: bool,
     rev: int,
@@ -98,6 +102,10 @@ def get_request(
         serializable=consistency == "s",
         keys_only=keys_only,
         count_only=count_only,
+        max_create_revision=max_create_rev,
+        max_mod_revision=max_mod_rev,
+        min_create_revision=min_create_rev,
+        min_mod_revision=min_mod_rev,
     )
 
 
@@ -114,13 +122,20 @@ def got(printer: Printer, answer: rpc.RangeResponse, value_only: bool = False) -
     switch("from-key", "All keys from this one on."),
     switch("keys-only", "The keys without their values."),
     flag("limit", INT, 0, "How many keys at most."),
+    flag("max-create-rev", INT, 0, "Those created at this revision or before."),
+    flag("max-mod-rev", INT, 0, "Those changed last at this revision or before."),
+    flag("min-create-rev", INT, 0, "Those created at this revision or after."),
+    flag("min-mod-rev", INT, 0, "Those changed last at this revision or after."),
     flag("order", TEXT, "", "ASCEND or DESCEND.", values=("ASCEND", "DESCEND")),
     switch("prefix", "All keys that begin so."),
     switch("print-value-only", "The values without their keys, with -w simple."),
     flag("rev", INT, 0, "As it was at this revision."),
     flag("sort-by", TEXT, "", "What to sort by.", values=[each for each in _TARGETS if each]),
+    switch("stream", "Let the answer come in parts, by RangeStream."),
 )
-def get(session: Session, words: tuple[str, ...], print_value_only: bool, **given: Any) -> None:
+def get(
+    session: Session, words: tuple[str, ...], print_value_only: bool, stream: bool, **given: Any
+) -> None:
     """Get a key, or the keys of a range."""
     request = get_request(words, **given)
     form = session.settings.write_out
@@ -128,9 +143,17 @@ def get(session: Session, words: tuple[str, ...], print_value_only: bool, **give
         raise bad_arguments("--count-only is only for `--write-out=fields`")
     if print_value_only and form != "simple":
         raise bad_arguments("print-value-only is only for `--write-out=simple`")
-    answer = session.call(RANGE, request)
+    answer = _streamed(session, request) if stream else session.call(RANGE, request)
     printer = session.printer
     printer.show(answer, lambda: got(printer, answer, print_value_only))
+
+
+def _streamed(session: Session, request: rpc.RangeRequest) -> rpc.RangeResponse:
+    """Return the parts of an answer as one."""
+    answer = rpc.RangeResponse()
+    for part in session.client.listen(RANGE_STREAM, request, session.settings.command_timeout):
+        answer.MergeFrom(part.range_response)
+    return answer
 
 
 def put_request(

@@ -1,7 +1,7 @@
 """`member`: list, add, remove, update, promote."""
 
 from rusd.cli.ctl.commands import command, group
-from rusd.cli.ctl.errors import Exit, bad_arguments
+from rusd.cli.ctl.errors import Code, Exit, bad_arguments
 from rusd.cli.ctl.flags import TEXT, flag, parse_int, switch
 from rusd.cli.ctl.methods import (
     MEMBER_ADD,
@@ -28,10 +28,17 @@ def member_id(words: tuple[str, ...]) -> int:
         raise bad_arguments(f"bad member ID arg ({error}), expecting ID in Hex") from None
 
 
-@command("list", "")
-def list_members(session: Session, words: tuple[str, ...]) -> None:  # noqa: ARG001
+@command(
+    "list",
+    "",
+    flag("consistency", TEXT, "l", "Linearizable (l) or serializable (s).", values=("l", "s")),
+)
+def list_members(session: Session, words: tuple[str, ...], consistency: str) -> None:  # noqa: ARG001
     """List the members of the cluster."""
-    answer = session.call(MEMBER_LIST, rpc.MemberListRequest(linearizable=True))
+    if consistency not in ("l", "s"):
+        raise Exit(f'unknown consistency flag "{consistency}"', Code.BAD_FEATURE)
+    request = rpc.MemberListRequest(linearizable=consistency == "l")
+    answer = session.call(MEMBER_LIST, request)
     table = Table(
         _TITLES,
         [

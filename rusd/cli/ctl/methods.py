@@ -32,6 +32,7 @@ def _method(
 
 _KV: Final = "etcdserverpb.KV"
 RANGE: Final = _method(f"{_KV}/Range", rpc.RangeRequest, rpc.RangeResponse, True)
+RANGE_STREAM: Final = _method(f"{_KV}/RangeStream", rpc.RangeRequest, rpc.RangeStreamResponse, True)
 PUT: Final = _method(f"{_KV}/Put", rpc.PutRequest, rpc.PutResponse)
 DELETE_RANGE: Final = _method(f"{_KV}/DeleteRange", rpc.DeleteRangeRequest, rpc.DeleteRangeResponse)
 TXN: Final = _method(f"{_KV}/Txn", rpc.TxnRequest, rpc.TxnResponse)

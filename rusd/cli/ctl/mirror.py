@@ -12,7 +12,7 @@ import click
 from rusd.cli.ctl.client import Client
 from rusd.cli.ctl.commands import command
 from rusd.cli.ctl.errors import Exit, bad_arguments
-from rusd.cli.ctl.flags import TEXT, flag, switch
+from rusd.cli.ctl.flags import INT, TEXT, UINT, flag, switch
 from rusd.cli.ctl.kv import prefix_end
 from rusd.cli.ctl.methods import RANGE, TXN
 from rusd.cli.ctl.session import Session, connected
@@ -21,8 +21,8 @@ from rusd.pb import kv_pb2 as kv
 from rusd.pb import rpc_pb2 as rpc
 
 _PAGE: Final = 1000
-_OPERATIONS: Final = 100
-"""In a transaction; etcd takes 128."""
+_OPERATIONS: Final = 128
+"""In a transaction: as many as etcd takes, where --max-txn-ops says nothing else."""
 _TELL_SECONDS: Final = 30.0
 
 
@@ -37,6 +37,8 @@ _TELL_SECONDS: Final = 30.0
     flag("dest-prefix", TEXT, "", "What to write in the place of --prefix."),
     switch("dest-insecure-transport", "To the destination without TLS.", True),
     switch("no-dest-prefix", "Write nothing in the place of --prefix."),
+    flag("max-txn-ops", UINT, _OPERATIONS, "The most writes in a transaction."),
+    flag("rev", INT, 0, "Copy nothing, and follow from this revision on."),
     flag("prefix", TEXT, "", "The keys to copy begin so; all by default."),
 )
 def make_mirror(
@@ -50,6 +52,8 @@ def make_mirror(
     dest_prefix: str,
     dest_insecure_transport: bool,
     no_dest_prefix: bool,
+    max_txn_ops: int,
+    rev: int,
     prefix: str,
 ) -> None:
     """Copy keys to another cluster, and follow every change. Leases are not copied."""
@@ -72,9 +76,9 @@ def make_mirror(
     )
     below = os.fsencode(prefix)
     instead = b"" if no_dest_prefix else os.fsencode(dest_prefix) or below
-    mirror = _Mirror(session.client, destination, below, instead)
+    mirror = _Mirror(session.client, destination, below, instead, max(max_txn_ops, 1))
     try:
-        mirror.run()
+        mirror.run(rev)
     finally:
         destination.close()
 
@@ -82,15 +86,21 @@ def make_mirror(
 class _Mirror:
     """A copy that is under way."""
 
-    def __init__(self, source: Client, destination: Client, below: bytes, instead: bytes) -> None:
+    def __init__(
+        self, source: Client, destination: Client, below: bytes, instead: bytes, most: int
+    ) -> None:
         self._source = source
         self._destination = destination
         self._below = below
         self._instead = instead
+        self._most = most
         self._copied = 0
 
-    def run(self) -> None:
-        """Copy, follow, and tell now and then how many keys were written; raises Exit."""
+    def run(self, start: int) -> None:
+        """Copy, follow, and tell now and then how many keys were written; raises Exit.
+
+        From `start` on, if it is a revision, it only follows.
+        """
         stop = threading.Event()
 
         def tell() -> None:
@@ -99,7 +109,8 @@ class _Mirror:
 
         threading.Thread(target=tell, daemon=True).start()
         try:
-            self._follow(self._copy())
+            # etcdctl takes what begins at the first revision, or before, as all that there is.
+            self._follow(start if start > 1 else self._copy() + 1)
         finally:
             stop.set()
 
@@ -118,11 +129,11 @@ class _Mirror:
                 return revision
             key = answer.kvs[-1].key + b"\0"
 
-    def _follow(self, revision: int) -> None:
+    def _follow(self, start: int) -> None:
         create = rpc.WatchCreateRequest(
             key=self._below or b"\0",
             range_end=prefix_end(self._below),
-            start_revision=revision + 1,
+            start_revision=start,
         )
         for answer in Watcher(self._source, create):
             if answer.canceled:
@@ -133,8 +144,8 @@ class _Mirror:
 
     def _write(self, operations: Iterator[rpc.RequestOp]) -> None:
         waiting = list(operations)
-        for start in range(0, len(waiting), _OPERATIONS):
-            some = waiting[start : start + _OPERATIONS]
+        for start in range(0, len(waiting), self._most):
+            some = waiting[start : start + self._most]
             self._destination.call(TXN, rpc.TxnRequest(success=some))
             self._copied += len(some)
 

@@ -28,6 +28,7 @@ from rusd.cli.ctl.txn import compare, request, split, unquoted
 from rusd.cli.server import _serve
 from rusd.pb import kv_pb2 as kv
 from rusd.pb import rpc_pb2 as rpc
+from tests.unit.backup.files import made, record
 from tests.unit.backup.serving import TOKEN, in_blocks, served
 
 BACKUP = b"0123456789" * 1000 + sha256(b"0123456789" * 1000).digest()
@@ -337,7 +338,35 @@ def test_every_command_has_help() -> None:
     assert walk(ctl, []) > 60
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_help_is_a_command_too() -> None:
+    """It says what --help says; of what is no command, nothing."""
+    assert run("help", "endpoint", "status").output == run("endpoint", "status", "--help").output
+    assert run("help").output == run("--help").output
+    assert run("help", "endpoint", "bogus").exit_code == 1
+
+
+def test_options_are_the_flags_of_all_commands() -> None:
+    shown = run("options").output
+    assert all(f"--{each.name.replace('_', '-')} " in shown for each in GLOBAL_FLAGS if each.name)
+
+
+def test_a_backup_is_examined_in_the_form_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the global flag, wherever it stands, or its variable."""
+    path = made(tmp_path / "backup", dict([record(2)]))
+    path.write_bytes((data := path.read_bytes()) + sha256(data).digest())
+    first, last = run("-w", "json", "snapshot", "status", str(path)), ("-w", "json")
+    assert json.loads(first.output)["revision"] == 2
+    assert run("snapshot", "verify", str(path), *last).stdout == first.stdout
+    monkeypatch.setenv("ETCDCTL_WRITE_OUT", "json")
+    assert run("snapshot", "status", str(path)).output == first.output
+    assert run("snapshot", "status").exit_code == 128
+    monkeypatch.setenv("ETCDCTL_WRITE_OUT", "protobuf")
+    assert run("snapshot", "status", str(path)).exit_code == 4
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
 def test_a_shell_gets_its_script(shell: str) -> None:
     """It calls `rusd` to complete."""
     assert "_RUSD_COMPLETE" in run("completion", shell).output
