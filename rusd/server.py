@@ -2,7 +2,6 @@
 
 import asyncio
 import faulthandler
-import fcntl
 import gc
 import math
 import os
@@ -89,7 +88,7 @@ from rusd.raft.message import Config as RaftConfig
 from rusd.raft.raw_node import RawNode
 from rusd.signals import stop_on_signals
 from rusd.storage.engine import Engine
-from rusd.storage.folders import make_directory
+from rusd.storage.folders import lock_directory
 from rusd.storage.format import claim
 from rusd.storage.wal import DamagedLogError, Wal
 from rusd.supervisor import READY, STOPPING, tell
@@ -166,7 +165,7 @@ async def _serve(config: Config, log: Logger) -> int:
         end(1)
 
     data = Path(config.data_dir)
-    lock = _lock(data)
+    lock = lock_directory(data)
     older = claim(data)
     if older is not None:
         log.info("took over data of an older format", format=older)
@@ -627,17 +626,6 @@ def _log_start(config: Config, log: Logger) -> None:
         log.warn(notice)
     for name in config.ignored:
         log.warn("a flag has no effect in rusd, or not yet", flag=f"--{name}")
-
-
-def _lock(data: Path) -> int:
-    """Makes sure that the data directory has one user. The lock ends with the process."""
-    make_directory(data, 0o700)
-    lock = os.open(data / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise OSError(f"another process uses the data directory {data}") from None
-    return lock
 
 
 def _min_lease_ttl(config: Config) -> int:

@@ -4,6 +4,7 @@ The keyspace is `keyspace`, or the folder that the file `CURRENT` names: a snaps
 in place of it by replacing that file, so that a crash leaves either the one or the other.
 """
 
+import fcntl
 import os
 import shutil
 from contextlib import suppress
@@ -58,6 +59,21 @@ def remove_leftovers(member: Path) -> list[Path]:
     for path in leftovers:
         shutil.rmtree(path)
     return leftovers
+
+
+def lock_directory(data: Path) -> int:
+    """Makes sure that a member's data has one user; makes the folder, unless it is there.
+
+    Returns a descriptor: the lock ends when that is closed, or with the process. Raises OSError.
+    """
+    make_directory(data, 0o700)
+    lock = os.open(data / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise OSError(f"another process uses the data directory {data}") from None
+    return lock
 
 
 def make_directory(path: Path, mode: int = 0o777) -> None:

@@ -289,6 +289,29 @@ def test_perf_touches_no_keys_that_are_there(member: Member) -> None:
     assert ctl_of(member, "get", "mine/1").output == "mine/1\n1\n"
 
 
+def test_data_is_defragmented_when_no_member_has_it(
+    start_member: StartMember, tmp_path: Path
+) -> None:
+    """Nothing is asked; what was killed has all that it had."""
+    member = start_member(rusd_command())
+    for each in range(20):
+        ctl_of(member, "put", f"k{each % 2}", str(each) * 1000)
+    defrag = ["defrag", "--data-dir", str(member.data_dir), "--endpoints=127.0.0.1:1"]
+    refused = CliRunner().invoke(ctl, defrag)
+    assert refused.exit_code == 1
+    assert "another process uses the data directory" in refused.stderr
+    member.kill()
+    done = CliRunner().invoke(ctl, defrag)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"Finished defragmenting {member.data_dir}: ")
+    member.start()
+    assert ctl_of(member, "get", "k1").output == f"k1\n{'19' * 1000}\n"
+    assert ctl_of(member, "get", "k1", "--rev=3").output == f"k1\n{'1' * 1000}\n"
+    empty = CliRunner().invoke(ctl, ["defrag", "--data-dir", str(tmp_path / "none")])
+    assert empty.exit_code == 1
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_snapshot_is_saved_with_the_global_flags(member: Member, tmp_path: Path) -> None:
     """And its status can be seen."""
     path = tmp_path / "backup"

@@ -1,14 +1,17 @@
 """`alarm`, `defrag` and `move-leader`."""
 
+from pathlib import Path
+
 import click
 
 from rusd.cli.ctl.client import Failure
 from rusd.cli.ctl.commands import command, group
 from rusd.cli.ctl.endpoint import ask_each, cluster_flag, named_endpoints
 from rusd.cli.ctl.errors import Exit, bad_arguments
-from rusd.cli.ctl.flags import parse_int
+from rusd.cli.ctl.flags import TEXT, flag, parse_int
 from rusd.cli.ctl.methods import ALARM, DEFRAGMENT, MOVE_LEADER, STATUS
 from rusd.cli.ctl.session import Session
+from rusd.cli.snapshot import human
 from rusd.pb import rpc_pb2 as rpc
 
 
@@ -49,16 +52,19 @@ def disarm(session: Session, words: tuple[str, ...]) -> None:
 alarm = group("alarm", "Alarms.", list_alarms, disarm)
 
 
-@command("defrag", "", cluster_flag())
-def defrag(session: Session, words: tuple[str, ...], cluster: bool) -> None:  # noqa: ARG001
+@command(
+    "defrag",
+    "",
+    cluster_flag(),
+    flag("data-dir", TEXT, "", "The data directory of a member that does not run, instead."),
+)
+def defrag(session: Session, words: tuple[str, ...], cluster: bool, data_dir: str) -> None:  # noqa: ARG001
     """Give space back, at each member in turn."""
-    defragment(session, named_endpoints(session, cluster))
-
-
-def defragment(session: Session, endpoints: list[str]) -> None:
-    """Defragment members one after the other; raise Exit if one could not be."""
+    if data_dir:
+        _defragment_directory(Path(data_dir))
+        return
     failed = False
-    for endpoint in endpoints:
+    for endpoint in named_endpoints(session, cluster):
         (answer,) = ask_each(
             session, [endpoint], lambda client: client.call(DEFRAGMENT, rpc.DefragmentRequest())
         )
@@ -69,6 +75,29 @@ def defragment(session: Session, endpoints: list[str]) -> None:
             click.echo(f"Finished defragmenting etcd member[{endpoint}]")
     if failed:
         raise Exit
+
+
+def _defragment_directory(data: Path) -> None:
+    """Defragment data that no member uses; raise Exit where one does, or it is not rusd's."""
+    from rusd.storage.engine import Engine
+    from rusd.storage.folders import lock_directory
+    from rusd.storage.format import claim
+
+    if not (data / "member").is_dir():
+        raise Exit(f"{data} is not the data directory of a member")
+    try:
+        with open(lock_directory(data)):  # which unlocks it in the end
+            claim(data)
+            engine = Engine(data / "member")
+            try:
+                before = engine.size()
+                engine.compact()
+                after = engine.size()
+            finally:
+                engine.close()
+    except OSError as error:
+        raise Exit(str(error)) from None
+    click.echo(f"Finished defragmenting {data}: {human(before)} before, {human(after)} now")
 
 
 @command("move-leader", "<transferee-member-id>")
