@@ -70,7 +70,8 @@ class Backups:
             try:
                 yield file
             finally:
-                file.close()
+                # That frees a file of the size of the database.
+                await asyncio.shield(self.run(file.close))
         finally:
             self._turns.release()
 
@@ -88,7 +89,7 @@ class Backups:
             # Nobody waits for its end but the member's own.
             await asyncio.wait((made,))
             if made.exception() is None:
-                made.result().close()
+                self.run(made.result().close)
             raise
 
 

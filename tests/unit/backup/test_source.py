@@ -52,6 +52,29 @@ async def test_a_backup_has_what_the_member_had_and_no_name(tmp_path: Path) -> N
 
 
 @asynchronous
+async def test_the_loop_does_not_wait_for_a_large_file_to_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To close it is to free the space of a whole database."""
+    work: list[object] = []
+
+    async def test(_: Site, backups: Backups) -> None:
+        run = backups.run
+
+        def noted(each: Callable[[], object]) -> Awaitable[object]:
+            work.append(each)
+            return run(each)
+
+        monkeypatch.setattr(backups, "run", noted)
+        async with backups.open() as file:
+            pass
+        assert file.closed
+        assert work[-1] == file.close, "on a thread"
+
+    await with_backups(tmp_path, test)
+
+
+@asynchronous
 async def test_who_does_not_wait_ends_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
