@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -43,25 +44,29 @@ def wait_for(done: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(_POLL_SECONDS)
 
 
+_given: deque[int] = deque(maxlen=4000)
+
+
 def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nothing listens on.
 
-    They lie below the range that the kernel gives to outgoing connections (32768 on), so that no
-    client of another test takes one of them while a member is down between kill and restart.
+    They lie below the range that the kernel gives to outgoing connections (32768 on), and are not
+    given twice soon, so that nothing else takes one of them before its member listens, or while
+    that is down between kill and restart.
     """
-    held: list[socket.socket] = []
-    try:
-        while len(held) < count:
-            candidate = socket.socket()
-            held.append(candidate)
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.SystemRandom().randrange(16000, 32000)
+        if port in _given:
+            continue
+        with socket.socket() as candidate:
             try:
-                candidate.bind(("127.0.0.1", random.SystemRandom().randrange(16000, 32000)))
+                candidate.bind(("127.0.0.1", port))
             except OSError:
-                held.pop().close()
-        return [int(each.getsockname()[1]) for each in held]
-    finally:
-        for each in held:
-            each.close()
+                continue
+        ports.append(port)
+        _given.append(port)
+    return ports
 
 
 def rusd_command() -> tuple[str, ...]:
