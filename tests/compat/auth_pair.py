@@ -21,6 +21,7 @@ LOGIN_FAILED = Answer(
     "INVALID_ARGUMENT",
     "etcdserver: authentication failed, invalid user ID or password",
 )
+TOO_LONG = Answer(None, "UNKNOWN", "bcrypt: password length exceeds 72 bytes")
 _OF_TOKENS = ("etcdserver: user name is empty", OLD_REVISION.details)
 
 
@@ -115,7 +116,9 @@ class AuthPair:
         expected, seen = (as_newer(act, answer()) for answer in waiting)
         if seen in (BAD_TOKEN, OLD_REVISION):
             self._refused.add(act.user)
-        malformed = expected.code == "INVALID_ARGUMENT" and expected.details not in _OF_TOKENS
+        malformed = expected == TOO_LONG or (
+            expected.code == "INVALID_ARGUMENT" and expected.details not in _OF_TOKENS
+        )
         if seen == BAD_TOKEN and malformed:
             return  # rusd looks at the token first, etcd at the request
         same(expected, seen)
