@@ -410,7 +410,10 @@ class Snapshots:
             preparing.add_done_callback(partial(self._give_up, staging.folder))
             raise
         except Exception as error:  # rocksdict has no class of its own for what is corrupt
-            self._loop.run_in_executor(staging.thread, staging.remove)
+            # Nothing may hold what the error has seen, or the database would stay open.
+            del preparing
+            if not self._stopped:
+                self._start(self._remove(staging.folder))
             raise SnapshotError(f"it cannot be opened: {error}") from error
         finally:
             staging.thread.shutdown(wait=False)
@@ -459,9 +462,14 @@ class Snapshots:
             self._start(self._close_and_remove(prepared, folder))
 
     async def _close_and_remove(self, prepared: Prepared, folder: Path) -> None:
-        """Removes a database once nothing reads it any more."""
         await self._run(prepared.close)
         del prepared
+        await self._remove(folder)
+
+    async def _remove(self, folder: Path) -> None:
+        """Removes a database once nothing reads it any more; one that is closed may still be at
+        work on its files.
+        """
         while not self._stopped and not await self._run(partial(destroyed, folder)):
             await asyncio.sleep(_LOOK)
 

@@ -145,12 +145,6 @@ class Staging:
             raise SnapshotError(f"it is of {applied}, not of {snapshot}")
         return prepared
 
-    def remove(self) -> None:
-        """Gives up what was received."""
-        self._close()
-        self._complete.clear()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _close(self) -> None:
         if self._open is not None:
             self._syncing.submit(os.close, self._open[1])

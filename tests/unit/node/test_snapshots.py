@@ -24,7 +24,7 @@ from rusd.node.entry import Kind
 from rusd.node.snapshot_channel import Channel
 from rusd.node.snapshot_wire import SnapshotFrame, head
 from rusd.node.snapshots import Limits, Pace
-from rusd.node.staging import Staged, Staging
+from rusd.node.staging import Prepared, Staged, Staging, destroyed
 from rusd.pb.rpc_pb2 import NOSPACE, AlarmRequest, CompactionRequest, DowngradeInfo, RangeRequest
 from rusd.raft.message import Snapshot
 from rusd.storage.engine import Engine
@@ -271,18 +271,35 @@ def test_content_that_is_not_what_it_is_called_is_refused(
     async def test() -> None:
         async with pair(tmp_path) as (sender, receiver):
             sender.fill(10)
-            checkpoint = sender.snapshots._checkpoint
+            checkpoint, close = sender.snapshots._checkpoint, Prepared.close
 
             def lying() -> Any:
                 content = checkpoint()
                 snapshot = replace(content.snapshot, index=content.snapshot.index + 1)
                 return content._replace(snapshot=snapshot)
 
+            held: list[Any] = []
+            looks: list[bool] = []
+
+            def closing(prepared: Prepared) -> None:
+                held.append(prepared.engine.tables)  # as RocksDB's threads do for a while
+                close(prepared)
+
+            def looking(folder: Path) -> bool:
+                looks.append(destroyed(folder))
+                return looks[-1]
+
             monkeypatch.setattr(sender.snapshots, "_checkpoint", lying)
+            monkeypatch.setattr(Prepared, "close", closing)
+            monkeypatch.setattr(snapshots_module, "destroyed", looking)
             sender.snapshots.send(sender.message())
             assert not await sender.reported()
             assert not receiver.arrived
+            await until(lambda: bool(looks), "an attempt to remove it")
+            assert len(receiver.folders()) == 2, "it is being closed"
+            held.clear()
             await until(lambda: receiver.folders() == {"keyspace"}, "nothing of it is left")
+            assert looks[0] is False
 
     run(test())
 
