@@ -40,7 +40,8 @@ def test_the_leader_finds_who_differs_and_all_changes_end(
     flags = ("--corrupt-check-time", "300ms")
     with running_cluster(rusd_command(), tmp_path, flags=flags) as cluster:
         member, member_id = _with_one_that_differs(cluster)
-        member.start()
+        member.launch()
+        member.wait_ready(healthy=False)  # the alarm may be there before it is asked
         listing = rpc.AlarmRequest(action=rpc.AlarmRequest.GET)
 
         def raised() -> list[rpc.AlarmMember]:
