@@ -61,10 +61,8 @@ class Engine:
         options.set_stats_dump_period_sec(0)
         options.set_max_open_files(512)
         families = {name: _options(cache) for name in (LATEST, EVENTS, HISTORY)}
-        try:
+        with _told(f"the database in {self.path} cannot be opened"):
             self._db = Rdict(str(self.path), options, families)
-        except Exception as error:  # rocksdict has no class of its own for it
-            raise OSError(f"the database in {self.path} cannot be opened: {error}") from error
         self.tables = Tables.of(self._db)
         self._overcome: dict[Path, int | None] = {}
         """By database: how many errors it had when all was flushed after them."""
@@ -93,18 +91,15 @@ class Engine:
         """
         options = IngestExternalFileOptions()
         options.set_move_files(True)
-        try:
+        with _told(f"{path} cannot be taken by the database"):
             self._db.get_column_family(table).ingest_external_file([str(path)], options)
-        except Exception as error:  # rocksdict has no class of its own for it
-            raise OSError(f"{path} cannot be taken by the database: {error}") from error
 
     def _flush_by_checkpoint(self, db: Rdict, path: Path) -> None:
         """Flushes as a checkpoint does, which reports errors, and holds the GIL."""
         checkpoint = path.parent / f"{CHECKPOINT}-{secrets.token_hex(8)}"
         try:
-            Checkpoint(db).create_checkpoint(str(checkpoint))
-        except Exception as error:  # rocksdict has no class of its own for it
-            raise OSError(f"the database in {path} could not be flushed: {error}") from error
+            with _told(f"the database in {path} could not be flushed"):
+                Checkpoint(db).create_checkpoint(str(checkpoint))
         finally:
             shutil.rmtree(checkpoint, ignore_errors=True)
 
@@ -118,10 +113,8 @@ class Engine:
 
         It flushes, and holds the GIL meanwhile: for about 5 ms right after `flush`. Raises OSError.
         """
-        try:
+        with _told(f"no checkpoint of the database in {self.path}"):
             Checkpoint(self._db).create_checkpoint(str(path))
-        except Exception as error:  # rocksdict has no class of its own for it
-            raise OSError(f"no checkpoint of the database in {self.path}: {error}") from error
 
     def exchange(self, other: "Engine") -> None:
         """Takes the other's database, and gives it this one's. What is under way on either goes on
@@ -173,15 +166,15 @@ class SortedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._failure = f"{path} cannot be written"
         self._writer = SstFileWriter(_options(Cache(0)))
-        with self._words():
+        with _told(self._failure):
             self._writer.open(str(path))
 
     def write(self, rows: list[tuple[bytes, bytes | None]]) -> None:
         """Adds rows after those that are there. None removes a row."""
         writer = self._writer
-        with self._words():
+        with _told(self._failure):
             for key, value in rows:
                 if value is None:
                     del writer[key]
@@ -190,15 +183,19 @@ class SortedFile:
 
     def finish(self) -> None:
         """Brings the file to disk."""
-        with self._words():
+        with _told(self._failure):
             self._writer.finish()
 
-    @contextmanager
-    def _words(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # rocksdict has no class of its own for it
-            raise OSError(f"{self._path} cannot be written: {error}") from error
+
+@contextmanager
+def _told(failure: str) -> Iterator[None]:
+    """Makes an OSError, with what has failed and RocksDB's words, of what rocksdict raises, which
+    has no class of its own for it.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise OSError(f"{failure}: {error}") from error
 
 
 @contextmanager
@@ -216,10 +213,8 @@ def tables_of(path: Path) -> Iterator[Tables]:
     """All tables of a database that nobody writes to: of a checkpoint. Raises OSError."""
     raw = Options(raw_mode=True)
     families = dict.fromkeys((LATEST, EVENTS, HISTORY), raw)
-    try:
+    with _told(f"the database in {path} cannot be opened"):
         db = Rdict(str(path), raw, families, AccessType.read_only())
-    except Exception as error:  # rocksdict has no class of its own for it
-        raise OSError(f"the database in {path} cannot be opened: {error}") from error
     try:
         yield Tables.of(db)
     finally:
