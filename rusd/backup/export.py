@@ -20,7 +20,7 @@ from rusd.bbolt import Writer
 from rusd.lease.lessor import ROW_PREFIX, Lessor
 from rusd.mvcc.keyspace import Marks, marks_in
 from rusd.mvcc.records import DELETED, U64, event_key, varint
-from rusd.mvcc.tables import DamagedTableError, Tables, rows
+from rusd.mvcc.tables import DamagedTableError, Tables, rows, rows_under
 from rusd.node.alarms import Alarms
 from rusd.node.membership import Membership
 from rusd.pb.lease_pb2 import Lease
@@ -119,7 +119,7 @@ def _meta(marks: Marks, membership: Membership) -> Items:
 def _leases(state: Rdict) -> Items:
     # Only what is stored counts: the clock does not matter.
     lessor = Lessor(lambda: 0.0)
-    lessor.load(rows(state, ROW_PREFIX, ROW_PREFIX + b"\xff" * 9))
+    lessor.load(rows_under(state, ROW_PREFIX))
     for lease in sorted(lessor, key=lambda lease: lease.id % 2**64):
         remaining = lease.remaining if lease.remaining < lease.ttl else 0
         stored = Lease(ID=lease.id, TTL=lease.ttl, RemainingTTL=remaining)
@@ -141,7 +141,7 @@ def _auth(state: Rdict) -> Items:
 
 def _named(state: Rdict, prefix: bytes) -> Items:
     """Users or roles: etcd and rusd write them alike, under their names."""
-    for name, row in rows(state, prefix, prefix + b"\xff" * 9):
+    for name, row in rows_under(state, prefix):
         yield name.removeprefix(prefix), row
 
 
