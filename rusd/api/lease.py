@@ -149,10 +149,8 @@ class LeaseService:
         show: Callable[[None], None],
     ) -> None:
         """Shows leases to who may read all keys that hang on them."""
-        check, failed = (
-            self.rights.shown(identity_of(connection), keys),
-            partial(connection.fail, stream),
-        )
+        check = self.rights.shown(identity_of(connection), keys)
+        failed = partial(connection.fail, stream)
         run_sliced(check, show, failed, self._pipeline.keyspace.on_damage)
 
     def leases_(self, calls: list[Call]) -> None:
