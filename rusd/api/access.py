@@ -57,7 +57,7 @@ NEEDS: Final = {
     "/etcdserverpb.Auth/Authenticate": Need.NOTHING,
     "/etcdserverpb.Auth/AuthEnable": Need.OWN,
     "/etcdserverpb.Auth/AuthDisable": Need.OWN,
-    "/etcdserverpb.Auth/AuthStatus": Need.OWN,
+    "/etcdserverpb.Auth/AuthStatus": Need.OWN,  # everybody's; root's alone before etcd 3.6
     "/etcdserverpb.Auth/UserAdd": Need.OWN,
     "/etcdserverpb.Auth/UserGet": Need.OWN,
     "/etcdserverpb.Auth/UserList": Need.OWN,

@@ -37,10 +37,11 @@ def get_only(handle: HttpHandler) -> HttpHandler:
 
 
 def version(of_cluster: Callable[[], str]) -> HttpHandler:
-    """/version: this server's, and that of the cluster as it is then."""
+    """/version: this server's, and that of the cluster as it is then, which its data have too."""
 
     def show(_: HttpRequest, exchange: HttpExchange) -> None:
-        versions = {"etcdserver": rusd.ETCD_VERSION, "etcdcluster": of_cluster()}
+        cluster = of_cluster()
+        versions = {"etcdserver": rusd.ETCD_VERSION, "etcdcluster": cluster, "storage": cluster}
         body = json.dumps(versions, separators=(",", ":")).encode()
         exchange.respond(HttpResponse(200, body, "application/json"))
 

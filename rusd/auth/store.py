@@ -42,6 +42,7 @@ USER_PREFIX: Final = b"auth/user/"
 ROLE_PREFIX: Final = b"auth/role/"
 """Before a name, of rows with a serialized authpb.User or Role. A user's password is its hash."""
 
+_ROOTS: Final = Permission(permType=Permission.READWRITE, range_end=b"\0")
 _ENABLED: Final = b"\x01"
 _REVISION: Final = struct.Struct(">Q")
 _FIRST_REVISION: Final = 1
@@ -166,8 +167,9 @@ class AuthStore:
         return sorted(self._roles, key=str.encode)
 
     def permissions(self, role: str) -> list[Permission]:
-        """As they were granted, by key. What root may do besides is not in it."""
-        return list(self._role(role).keyPermission)
+        """As they were granted, by key; of the role root, that it may do everything."""
+        granted = self._role(role).keyPermission
+        return [_ROOTS] if role == ROOT else list(granted)
 
     # What changes.
 

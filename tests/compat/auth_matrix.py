@@ -425,7 +425,14 @@ ROWS: tuple[Row, ...] = (
         rpc.AuthDisableRequest(),
         after=(("AuthEnable", rpc.AuthEnableRequest()),),
     ),
-    _root("Auth", "AuthStatus", "plain", rpc.AuthStatusRequest()),
+    Row(
+        "/etcdserverpb.Auth/AuthStatus",
+        "plain",
+        rpc.AuthStatusRequest(),
+        anonymous=OK,
+        stranger=OK,
+        etcd={"anonymous": NOBODY, "stranger": DENIED, "user": DENIED},
+    ),
     Row(
         "/etcdserverpb.Auth/Authenticate",
         "right password",

@@ -244,7 +244,6 @@ def test_a_web_token_of_who_is_no_more_is_nobodys(tmp_path: Path) -> None:
             ("MemberList", rpc.MemberListRequest()),
             ("Alarm", rpc.AlarmRequest()),
             ("LeaseLeases", rpc.LeaseLeasesRequest()),
-            ("AuthStatus", rpc.AuthStatusRequest()),
             ("Compact", rpc.CompactionRequest(revision=1)),
         )
         for method, request in calls:

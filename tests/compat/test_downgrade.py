@@ -10,6 +10,7 @@ import grpc
 import pytest
 from click.testing import CliRunner
 
+import rusd
 from rusd.cli.ctl import ctl
 from rusd.pb import rpc_pb2 as rpc
 from tests.compat.client import Client
@@ -127,7 +128,7 @@ def shown(member: Member) -> tuple[object, ...]:
     answer = status(member)
     (labels,) = (labels for labels, _ in of(member).samples["etcd_cluster_version"])
     return (
-        versions(member)["etcdcluster"],
+        versions(member),
         labels["cluster_version"],
         answer.storageVersion,
         answer.downgradeInfo.enabled,
@@ -135,8 +136,13 @@ def shown(member: Member) -> tuple[object, ...]:
     )
 
 
-USUAL = ("3.7.0", "3.7", "3.7.0", False, "")
-LOWERED = ("3.6.0", "3.6", "3.6.0", True, "3.6.0")
+def of_cluster(version: str) -> dict[str, str]:
+    """What /version says in a cluster of that version."""
+    return {"etcdserver": rusd.ETCD_VERSION, "etcdcluster": version, "storage": version}
+
+
+USUAL = (of_cluster("3.7.0"), "3.7", "3.7.0", False, "")
+LOWERED = (of_cluster("3.6.0"), "3.6", "3.6.0", True, "3.6.0")
 
 
 def shows(member: Member, expected: tuple[object, ...]) -> bool:

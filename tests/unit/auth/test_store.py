@@ -262,11 +262,14 @@ def test_a_grant_for_the_same_range_replaces_the_one_before() -> None:
     assert shown == [(b"f", Permission.READ), (b"g", Permission.READ)]
 
 
-def test_the_role_root_shows_what_was_granted() -> None:
+def test_the_role_root_shows_a_right_to_everything() -> None:
     store = with_root()
-    assert store.permissions("root") == []
+    everything = [permission(b"", b"\0")]
+    assert store.permissions("root") == everything
     store.grant_permission("root", permission(b"a"))
-    assert store.permissions("root") == [permission(b"a")]
+    assert store.permissions("root") == everything
+    store.revoke_permission("root", b"a", b"")
+    assert store.permissions("root") == everything
 
 
 def test_names_are_in_the_order_of_their_bytes() -> None:
