@@ -457,9 +457,11 @@ def test_a_busy_member_sends_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     now += 0.3  # it looks again
     served += 10_000
     assert took(96_000) > 0.2
-    now += 0.3
+    now += 0.2
     served += 10
     assert took(16_000_000) < 0.02
+    now += 1.0
+    assert took(96_000) > 0.2, "after a pause it is not known"
 
 
 # Crashes.
