@@ -22,7 +22,9 @@ LOGIN_FAILED = Answer(
     "etcdserver: authentication failed, invalid user ID or password",
 )
 TOO_LONG = Answer(None, "UNKNOWN", "bcrypt: password length exceeds 72 bytes")
-_OF_TOKENS = ("etcdserver: user name is empty", OLD_REVISION.details)
+_NOBODY = "etcdserver: user name is empty"
+_OF_TOKENS = (_NOBODY, OLD_REVISION.details)
+_NOT_ROOT = (_NOBODY, "etcdserver: permission denied")
 
 
 def as_newer(act: Act, answer: Answer) -> Answer:
@@ -121,6 +123,8 @@ class AuthPair:
         )
         if seen == BAD_TOKEN and malformed:
             return  # rusd looks at the token first, etcd at the request
+        if act.method == "AuthStatus" and expected.details in _NOT_ROOT and seen.response:
+            return  # etcd 3.5 tells root alone whether auth is on
         same(expected, seen)
         if expected.response is None:
             return
