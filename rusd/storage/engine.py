@@ -200,23 +200,25 @@ def _told(failure: str) -> Iterator[None]:
 
 @contextmanager
 def state_table(path: Path) -> Iterator[Rdict]:
-    """The state table of a database that nobody writes to: of a checkpoint."""
-    db = Rdict(str(path), Options(raw_mode=True), {}, AccessType.read_only())
-    try:
+    """The state table of a database that nobody writes to: of a checkpoint. Raises OSError."""
+    with _opened_to_read(path, {}) as db:
         yield db
-    finally:
-        db.close()
 
 
 @contextmanager
 def tables_of(path: Path) -> Iterator[Tables]:
     """All tables of a database that nobody writes to: of a checkpoint. Raises OSError."""
-    raw = Options(raw_mode=True)
-    families = dict.fromkeys((LATEST, EVENTS, HISTORY), raw)
-    with _told(f"the database in {path} cannot be opened"):
-        db = Rdict(str(path), raw, families, AccessType.read_only())
-    try:
+    families = dict.fromkeys((LATEST, EVENTS, HISTORY), Options(raw_mode=True))
+    with _opened_to_read(path, families) as db:
         yield Tables.of(db)
+
+
+@contextmanager
+def _opened_to_read(path: Path, families: dict[str, Options]) -> Iterator[Rdict]:
+    with _told(f"the database in {path} cannot be opened"):
+        db = Rdict(str(path), Options(raw_mode=True), families, AccessType.read_only())
+    try:
+        yield db
     finally:
         db.close()
 

@@ -4,13 +4,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from rusd.mvcc.tables import Tables, new_batch, rows
-from rusd.storage.engine import Engine, destroy, state_table
+from rusd.storage.engine import Engine, destroy, state_table, tables_of
 
 FILL_ROWS, VALUE = 100, b"v" * 20_000
 FULL = 24
@@ -104,6 +105,15 @@ def test_the_state_of_a_checkpoint_can_be_read_without_a_change_to_it(
     with state_table(tmp_path / "copy") as state:
         assert state.get(b"number") == b"7"
     assert found(Engine(tmp_path, tmp_path / "copy").tables) == (7, [1, 1, 1])
+
+
+@pytest.mark.parametrize("opened", [state_table, tables_of])
+def test_what_is_no_checkpoint_is_named(
+    opened: Callable[[Path], AbstractContextManager[object]], tmp_path: Path
+) -> None:
+    message = f"the database in {tmp_path} cannot be opened"
+    with pytest.raises(OSError, match=message), opened(tmp_path):
+        pass
 
 
 def test_databases_are_exchanged_under_those_who_use_them(tmp_path: Path) -> None:
