@@ -248,6 +248,7 @@ def test_a_web_token_of_who_is_no_more_is_nobodys(tmp_path: Path) -> None:
         )
         for method, request in calls:
             assert site.client.call(method, request, ann).code == "PERMISSION_DENIED", method
+        assert site.client.call("AuthStatus", rpc.AuthStatusRequest(), ann).code == "OK"
         old = site.client.call("Range", rpc.RangeRequest(key=b"k"), ann)
         assert old.details == "etcdserver: revision of auth store is old"
         site.client.close()
